@@ -1,0 +1,28 @@
+"""The seam: how the embedded query module gets inside a decoder that knows nothing of it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def open_seam(decoder: nn.Module, layer_index: int) -> None:
+    """
+    Lets a call of `decoder` take `embq=`, a function of the hidden states `(B, L, D)` that enter the layer of this
+    index; the layer then reads what the function returns. Decoders of transformers hand keyword arguments they do not
+    know to each layer, and a hook takes it from there: no decoder's loop is copied, and checkpoints keep their names.
+
+    Args:
+        decoder (`nn.Module`): a text model of transformers with its layers in `layers`.
+        layer_index (`int`): the layer that EmbQ runs before.
+    """
+    decoder.layers[layer_index].register_forward_pre_hook(_run_embq, with_kwargs=True)
+
+
+def _run_embq(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    embq: Callable[[torch.Tensor], torch.Tensor] | None = kwargs.get("embq")
+    if embq is None:
+        return None
+    kwargs = {name: value for name, value in kwargs.items() if name != "embq"}
+    hidden_states, *rest = args
+    return (embq(hidden_states), *rest), kwargs

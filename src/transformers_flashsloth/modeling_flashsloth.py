@@ -1,0 +1,380 @@
+"""
+FlashSloth: image -> vision tower -> SAP -> projector -> decoder, with EmbQ inside the decoder.
+
+    pixel_values (N, V, 3, H, W)
+      -> vision_tower                 patches  (N, V*P, Dv) ---------------------------.
+      -> multi_modal_projector (SAP)  tokens   (N, V*T, D)  at the image placeholders  |
+         query_tokens                 queries  (Q, D)       at the query placeholders  |
+      -> language_model layers 0 .. embq_layer - 1                                     |
+           embq                       each query run reads its question, then the <----'
+      -> language_model layers embq_layer ..
+      -> lm_head
+
+Shape letters are explained in `configuration_flashsloth.py`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from .configuration_flashsloth import FlashSlothConfig
+from .decoder_seam import open_seam
+from .embedded_query import EmbeddedQuery, QueryTokens
+from .generation_flashsloth import FlashSlothGenerationMixin
+from .question_spans import QuerySpans, find_query_spans, placeholder_counts
+from .spatial_attention_pooling import SpatialAttentionPooling
+
+
+@dataclass
+class FlashSlothModelOutputWithPast(BaseModelOutputWithPast):
+    """
+    Adds to upstream's output:
+        image_hidden_states (`torch.Tensor`, *optional*): the visual tokens that the decoder saw, `(N, V*T, D)`.
+    """
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class FlashSlothCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """
+    Adds to upstream's output:
+        image_hidden_states (`torch.Tensor`, *optional*): the visual tokens that the decoder saw, `(N, V*T, D)`.
+    """
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+class FlashSlothMultiModalProjector(nn.Module):
+    """Spatial attention pooling, then two linears with an activation between: patches become decoder tokens."""
+
+    def __init__(self, config: FlashSlothConfig):
+        super().__init__()
+        vision_width, width = config.vision_config.hidden_size, config.text_config.hidden_size
+        self.pooling = SpatialAttentionPooling(vision_width, config.pooling_window, config.pooling_dropout)
+        self.linear_1 = nn.Linear(vision_width, width)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """`(N*V, P, Dv)` to `(N*V, T, D)`."""
+        return self.linear_2(self.act(self.linear_1(self.pooling(patches))))
+
+
+class FlashSlothPreTrainedModel(PreTrainedModel):
+    config_class = FlashSlothConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FlashSlothMultiModalProjector", "EmbeddedQuery"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, QueryTokens):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+
+
+class FlashSlothModel(FlashSlothPreTrainedModel):
+    """FlashSloth without the language head: everything that is multimodal happens here."""
+
+    def __init__(self, config: FlashSlothConfig):
+        super().__init__(config)
+        text_config, vision_config = config.text_config, config.vision_config
+        self.vision_tower = AutoModel.from_config(vision_config)
+        # SAP and EmbQ read the last layer as it is.
+        self.vision_tower.post_layernorm = nn.Identity()
+        self.multi_modal_projector = FlashSlothMultiModalProjector(config)
+        self.query_tokens = QueryTokens(config.num_query_tokens, text_config.hidden_size)
+        self.embq = EmbeddedQuery(
+            text_config.hidden_size, vision_config.hidden_size, config.embq_hidden_size, config.embq_num_heads
+        )
+        self.language_model = AutoModel.from_config(text_config)
+        open_seam(self.language_model, config.embq_layer)
+        self.post_init()
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple | BaseModelOutputWithPooling:
+        """
+        Encodes images.
+
+        Args:
+            pixel_values (`torch.Tensor`): `(N, V, 3, H, W)`, any float dtype; cast to the vision tower's.
+
+        Returns:
+            [`~transformers.modeling_outputs.BaseModelOutputWithPooling`] with `last_hidden_state`, the un-pooled
+            patches `(N, V*P, Dv)` that EmbQ reads, and `pooler_output`, the visual tokens `(N, V*T, D)`.
+
+        Raises:
+            ValueError: if `pixel_values` has another shape.
+        """
+        size = self.config.vision_config.image_size
+        if pixel_values.ndim != 5 or pixel_values.shape[2:] != (3, size, size):
+            raise ValueError(
+                f"`pixel_values` must have the shape (images, views, 3, {size}, {size}), got "
+                f"{tuple(pixel_values.shape)}. Make it with FlashSlothProcessor or FlashSlothImageProcessor."
+            )
+        num_views = pixel_values.shape[1]
+        pixel_values = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)  # (N*V, 3, H, W)
+        outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
+        patches = outputs.last_hidden_state  # (N*V, P, Dv)
+        tokens = self.multi_modal_projector(patches)  # (N*V, T, D)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=patches.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*P, Dv)
+            pooler_output=tokens.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*T, D)
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def get_placeholder_mask(
+        self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor, image_features: torch.Tensor
+    ) -> torch.BoolTensor:
+        """The image positions, broadcast over the embedding, `(B, L, D)`."""
+        return (input_ids == self.config.image_token_id).unsqueeze(-1).expand_as(inputs_embeds)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | FlashSlothModelOutputWithPast:
+        """
+        Args:
+            input_ids (`torch.LongTensor`): `(B, L)`, each image as V*T `image_token_id`, each query run as Q
+                `query_token_id`.
+            pixel_values (`torch.Tensor`, *optional*): the images of all rows in reading order, `(N, V, 3, H, W)`.
+            inputs_embeds (`torch.Tensor`, *optional*): `(B, L, D)` instead of `input_ids`; placeholders are the
+                positions that hold their tokens' embeddings.
+            mm_token_type_ids (`torch.LongTensor`, *optional*): accepted, as the processor can make them; not needed.
+            mm_encoder_outputs (`dict`, *optional*): `{"image": get_image_features(...)}` instead of `pixel_values`.
+
+        Raises:
+            ValueError: if images and placeholders do not match, a query run is cut, or the row is longer than the
+                decoder's context.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
+        if pixel_values is not None and mm_encoder_outputs:
+            raise ValueError("Pass `pixel_values` or `mm_encoder_outputs`, not both: each stands for the same images.")
+
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, L, D)
+        else:
+            input_ids = self.ids_of_structure(inputs_embeds)
+        self._check_length(input_ids, past_key_values)
+
+        images = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
+        if pixel_values is not None:
+            images = self.get_image_features(pixel_values, return_dict=True)
+        num_images = 0 if images is None else images.pooler_output.shape[0]
+        max_runs = self._check_placeholders(input_ids, images)
+        if images is None and self.training:
+            images = self._unseen_image(inputs_embeds)
+
+        embq = None
+        if images is not None:
+            tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
+            is_image = self.get_placeholder_mask(input_ids, inputs_embeds, tokens)
+            inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
+            spans = self._query_spans(input_ids, images, max_runs)
+            embq = partial(self.embq, image_features=images.last_hidden_state, spans=spans)
+        inputs_embeds = self._put_queries(input_ids, inputs_embeds)
+
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            embq=embq,
+            **kwargs,
+        )
+        return FlashSlothModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=images.pooler_output if num_images else None,
+        )
+
+    def _put_queries(self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Puts the learned queries at the query placeholders of `(B, L, D)`."""
+        is_query = input_ids == self.config.query_token_id
+        base = None
+        if self.config.query_init_token_id is not None:
+            token = torch.full((), self.config.query_init_token_id, device=inputs_embeds.device)
+            base = self.get_input_embeddings()(token)
+        queries = self.query_tokens(is_query, base).to(inputs_embeds.dtype)
+        return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
+
+    def _query_spans(
+        self, input_ids: torch.LongTensor, images: BaseModelOutputWithPooling, max_runs: int
+    ) -> QuerySpans:
+        return find_query_spans(
+            input_ids,
+            image_token_id=self.config.image_token_id,
+            query_token_id=self.config.query_token_id,
+            num_query_tokens=self.config.num_query_tokens,
+            user_prefix_ids=self.config.user_prefix_ids,
+            max_runs=max_runs,
+            num_images=images.pooler_output.shape[0],
+            tokens_per_image=images.pooler_output.shape[1],
+        )
+
+    def ids_of_structure(self, inputs_embeds: torch.Tensor) -> torch.LongTensor:
+        """The ids of the tokens that carry structure, read off their embeddings; -1 for every other position."""
+        config = self.config
+        ids = torch.full(inputs_embeds.shape[:2], -1, dtype=torch.long, device=inputs_embeds.device)
+        embed = self.get_input_embeddings()
+        for token_id in (config.image_token_id, config.query_token_id, *config.user_prefix_ids):
+            embedding = embed(torch.full((), token_id, device=inputs_embeds.device))
+            ids = torch.where((inputs_embeds == embedding).all(-1), token_id, ids)
+        return ids
+
+    def _unseen_image(self, inputs_embeds: torch.Tensor) -> BaseModelOutputWithPooling:
+        """One blank image that no placeholder stands for: it gives every parameter a gradient, of zero."""
+        size = self.config.vision_config.image_size
+        return self.get_image_features(inputs_embeds.new_zeros((1, 1, 3, size, size)), return_dict=True)
+
+    def _check_length(self, input_ids: torch.LongTensor, past_key_values: Cache | None) -> None:
+        context = self.config.text_config.max_position_embeddings
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if isinstance(past, int) and past + input_ids.shape[1] > context:
+            raise ValueError(
+                f"The sequence is {past + input_ids.shape[1]} positions long, images and queries included, but the "
+                f"decoder's context is {context}. Shorten the text, use fewer images or `image_hd=False`."
+            )
+
+    def _check_placeholders(self, input_ids: torch.LongTensor, images: BaseModelOutputWithPooling | None) -> int:
+        """
+        Holds placeholders against images, with one synchronisation, and returns R. While a graph is traced nothing is
+        checked, and R is the most that L positions can hold.
+        """
+        if torch.compiler.is_compiling():
+            return input_ids.shape[1] // (self.config.num_query_tokens + 1) + 1
+        if images is None and input_ids.shape[1] == 1:
+            return 1  # a decoding step
+        num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
+        counts = placeholder_counts(
+            input_ids,
+            image_token_id=self.config.image_token_id,
+            query_token_id=self.config.query_token_id,
+            num_query_tokens=self.config.num_query_tokens,
+            tokens_per_image=tokens_per_image,
+        )
+        if counts.image_tokens != num_images * tokens_per_image or counts.rows_with_cut_image:
+            raise ValueError(
+                f"Image features and image tokens do not match: {num_images} images of {tokens_per_image} tokens "
+                f"each, {counts.image_tokens} image tokens (id {self.config.image_token_id}) in `input_ids`, "
+                f"{counts.rows_with_cut_image} rows that end within an image. Pass the images that the prompt names, "
+                "made by the same processor, and do not truncate them (`max_length`)."
+            )
+        if counts.cut_query_runs:
+            raise ValueError(
+                f"{counts.cut_query_runs} rows of `input_ids` have a query run that is not "
+                f"{self.config.num_query_tokens} tokens (id {self.config.query_token_id}) in a row. Make prompts with "
+                "FlashSlothProcessor, and do not truncate them (`max_length`)."
+            )
+        return max(counts.most_runs, 1)
+
+
+class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGenerationMixin):
+    """FlashSloth with its language head: answers questions about images."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: FlashSlothConfig):
+        super().__init__(config)
+        self.model = FlashSlothModel(config)
+        text_config = config.text_config
+        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple | BaseModelOutputWithPooling:
+        """See [`FlashSlothModel.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | FlashSlothCausalLMOutputWithPast:
+        """
+        Args:
+            labels (`torch.LongTensor`, *optional*): `(B, L)`, -100 where nothing is to be learned. Labels at image and
+                query positions are ignored, whatever they say.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): compute logits for the last that many positions,
+                or for these; 0 means all.
+
+        The other arguments and the errors are those of [`FlashSlothModel.forward`].
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+
+        loss = None
+        if labels is not None:
+            ids = self.model.ids_of_structure(inputs_embeds) if input_ids is None else input_ids
+            placeholders = (ids == self.config.image_token_id) | (ids == self.config.query_token_id)
+            labels = labels.masked_fill(placeholders, -100)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return FlashSlothCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+
+
+__all__ = ["FlashSlothForConditionalGeneration", "FlashSlothModel", "FlashSlothPreTrainedModel"]

@@ -1,0 +1,141 @@
+"""Which tokens are the question: the rule that tells, from ids alone, what each query run reads."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class QuerySpans(NamedTuple):
+    """
+    Where the query runs of a batch stand and what each may read. R is the number of runs of the row that has most;
+    rows with fewer are filled up with runs that are not valid.
+
+    Attributes:
+        positions (`torch.LongTensor`): the Q positions of each run in its row, `(B, R, Q)`.
+        valid (`torch.BoolTensor`): whether the run exists, `(B, R)`.
+        question (`torch.BoolTensor`): the positions of the question that the run ends, `(B, R, L)`.
+        image_rows (`torch.LongTensor`): the row that each image stands in, `(N,)`.
+        visible (`torch.BoolTensor`): whether the image stands before the run, in the run's row, `(N, R)`.
+    """
+
+    positions: torch.Tensor
+    valid: torch.Tensor
+    question: torch.Tensor
+    image_rows: torch.Tensor
+    visible: torch.Tensor
+
+
+class PlaceholderCounts(NamedTuple):
+    """
+    What a batch holds of placeholders, as numbers.
+
+    Attributes:
+        image_tokens (`int`): image positions of the batch.
+        rows_with_cut_image (`int`): rows whose image positions are no multiple of an image's.
+        cut_query_runs (`int`): rows in which some query run is not Q positions in a row.
+        most_runs (`int`): query runs of the row that has most.
+    """
+
+    image_tokens: int
+    rows_with_cut_image: int
+    cut_query_runs: int
+    most_runs: int
+
+
+def placeholder_counts(
+    input_ids: torch.Tensor, *, image_token_id: int, query_token_id: int, num_query_tokens: int, tokens_per_image: int
+) -> PlaceholderCounts:
+    """Counts the placeholders of `input_ids` `(B, L)`, bringing the numbers to the host in one copy."""
+    is_image = input_ids == image_token_id
+    is_query = input_ids == query_token_id
+    images = is_image.sum(1)
+    queries = is_query.cumsum(1)  # (B, L)
+    # Within a run each query but the first follows another one.
+    loose = is_query & ((queries - 1) % num_query_tokens != 0) & ~_shift(is_query, 1)
+    cut = loose.any(1) | (queries[:, -1] % num_query_tokens != 0)
+    numbers = (images.sum(), (images % tokens_per_image != 0).sum(), cut.sum(), queries.max() // num_query_tokens)
+    return PlaceholderCounts(*torch.stack(numbers).tolist())
+
+
+def question_starts(is_image: torch.Tensor, input_ids: torch.Tensor, user_prefix_ids: list[int]) -> torch.Tensor:
+    """
+    Marks the first token of what a user typed: the second token behind an image (a newline stands between), and the
+    token behind the ids that open a later user turn (`</s>USER:`). Neither can be forged from typed text, as both
+    contain a special token.
+
+    Args:
+        is_image (`torch.BoolTensor`): image positions, `(B, L)`.
+        input_ids (`torch.LongTensor`): `(B, L)`.
+        user_prefix_ids (`list[int]`): ids that open a later user turn.
+
+    Returns:
+        `torch.BoolTensor`: `(B, L)`.
+    """
+    image_ends = is_image & ~_shift(is_image, -1)
+    starts = _shift(image_ends, 2)
+    header = torch.ones_like(is_image)
+    for distance, token_id in enumerate(reversed(user_prefix_ids), start=1):
+        header = header & _shift(input_ids == token_id, distance)
+    return starts | header
+
+
+def find_query_spans(
+    input_ids: torch.Tensor,
+    *,
+    image_token_id: int,
+    query_token_id: int,
+    num_query_tokens: int,
+    user_prefix_ids: list[int],
+    max_runs: int,
+    num_images: int,
+    tokens_per_image: int,
+) -> QuerySpans:
+    """
+    Finds the query runs of a batch, the question of each and the images before it. Padding, on either side, belongs
+    to no question, as a question lies between its start and its run.
+
+    Args:
+        input_ids (`torch.LongTensor`): ids with the placeholders expanded, `(B, L)`.
+        max_runs (`int`): R, at least the runs of the fullest row.
+        num_images (`int`): N, the images of the batch in reading order.
+        tokens_per_image (`int`): placeholders an image takes (V x T).
+        image_token_id, query_token_id, num_query_tokens, user_prefix_ids: as in [`FlashSlothConfig`].
+
+    Returns:
+        [`QuerySpans`]
+    """
+    length = input_ids.shape[1]
+    where = torch.arange(length, device=input_ids.device)  # (L,)
+    is_image = input_ids == image_token_id
+    is_query = input_ids == query_token_id
+
+    # Runs: the k-th query of a row belongs to run k // Q.
+    is_run_start = is_query & ((is_query.cumsum(1) - 1) % num_query_tokens == 0)
+    order = torch.where(is_run_start, where, length).sort(dim=1).values
+    run_starts = torch.nn.functional.pad(order, (0, max_runs), value=length)[:, :max_runs]  # (B, R)
+    valid = run_starts < length
+    positions = run_starts[:, :, None] + torch.arange(num_query_tokens, device=input_ids.device)  # (B, R, Q)
+    positions = positions.clamp(max=length - 1)
+
+    # Questions: from the last start before the run, or from the run before it, up to the run.
+    starts = question_starts(is_image, input_ids, user_prefix_ids) | _shift(is_query & ~_shift(is_query, -1), 1)
+    last_start = torch.where(starts, where, 0).cummax(dim=1).values  # (B, L)
+    question_start = last_start.gather(1, run_starts.clamp(max=length - 1))  # (B, R)
+    question = (where >= question_start[:, :, None]) & (where < run_starts[:, :, None])  # (B, R, L)
+    question = question & valid[:, :, None] & ~is_image[:, None, :]
+
+    # Images: the n-th one begins at the (n * V * T)-th image position of the batch.
+    image_positions = is_image.flatten().cumsum(0)
+    first_tokens = torch.arange(num_images, device=input_ids.device) * tokens_per_image + 1
+    first = torch.searchsorted(image_positions, first_tokens)  # (N,), B * L for an image without placeholders
+    image_rows = (first // length).clamp(max=input_ids.shape[0] - 1)
+    placed = first < input_ids.numel()
+    run_of_row = run_starts[image_rows]  # (N, R)
+    visible = placed[:, None] & valid[image_rows] & ((first % length)[:, None] < run_of_row)
+    return QuerySpans(positions, valid, question, image_rows, visible)
+
+
+def _shift(mask: torch.Tensor, distance: int) -> torch.Tensor:
+    """Moves a `(B, L)` mask `distance` positions to the right (to the left if negative), filling with False."""
+    shifted = torch.nn.functional.pad(mask, (max(distance, 0), max(-distance, 0)), value=False)
+    return shifted[:, : mask.shape[1]] if distance > 0 else shifted[:, -mask.shape[1] :]
