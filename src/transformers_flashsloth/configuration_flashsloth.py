@@ -11,7 +11,6 @@ Shape letters used throughout the package:
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-
 # The parts of the released FlashSloth-3.2B.
 PHI_2 = {
     "model_type": "phi",

@@ -56,7 +56,7 @@ class CrossAttention(nn.Module):
         return queries @ self._heads(self.k_proj(keys)).float().mT
 
     def read(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """The sum of `values` `(rows, m, value_width)` under `weights` `(rows, heads, n, m)`: as `(rows, heads, n, d)`."""
+        """`values` `(rows, m, value_width)` summed under `weights` `(rows, heads, n, m)`: `(rows, heads, n, d)`."""
         values = self._heads(self.v_proj(values))
         return weights.to(values.dtype) @ values
 
@@ -66,8 +66,8 @@ class CrossAttention(nn.Module):
 
 class EmbeddedQuery(nn.Module):
     """
-    Lets the hidden states of each query run read its question, then, with what they learned, the un-pooled patches of
-    every image before the run, and adds what they found to them (paper section 3.3). Nothing else is touched.
+    Lets the hidden states of each query run read its question, then, with what they learned, the un-pooled patches
+    of every image before the run, and adds what they found to them (paper section 3.3). Nothing else is touched.
 
     Args:
         decoder_width (`int`): D.

@@ -30,7 +30,8 @@ from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
 from .embedded_query import EmbeddedQuery, QueryTokens
 from .generation_flashsloth import FlashSlothGenerationMixin
-from .question_spans import QuerySpans, find_query_spans, placeholder_counts
+from .placeholders import check_length, check_placeholders
+from .question_spans import find_query_spans
 from .spatial_attention_pooling import SpatialAttentionPooling
 
 
@@ -38,7 +39,7 @@ from .spatial_attention_pooling import SpatialAttentionPooling
 class FlashSlothModelOutputWithPast(BaseModelOutputWithPast):
     """
     Adds to upstream's output:
-        image_hidden_states (`torch.Tensor`, *optional*): the visual tokens that the decoder saw, `(N, V*T, D)`.
+    image_hidden_states (`torch.Tensor`, *optional*): the visual tokens that the decoder saw, `(N, V*T, D)`.
     """
 
     image_hidden_states: torch.Tensor | None = None
@@ -48,7 +49,7 @@ class FlashSlothModelOutputWithPast(BaseModelOutputWithPast):
 class FlashSlothCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
     Adds to upstream's output:
-        image_hidden_states (`torch.Tensor`, *optional*): the visual tokens that the decoder saw, `(N, V*T, D)`.
+    image_hidden_states (`torch.Tensor`, *optional*): the visual tokens that the decoder saw, `(N, V*T, D)`.
     """
 
     image_hidden_states: torch.Tensor | None = None
@@ -186,13 +187,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, L, D)
         else:
             input_ids = self.ids_of_structure(inputs_embeds)
-        self._check_length(input_ids, past_key_values)
+        check_length(input_ids, past_key_values, self.config)
 
         images = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
         if pixel_values is not None:
             images = self.get_image_features(pixel_values, return_dict=True)
-        num_images = 0 if images is None else images.pooler_output.shape[0]
-        max_runs = self._check_placeholders(input_ids, images)
+        image_hidden_states = None if images is None else images.pooler_output
+        max_runs = check_placeholders(input_ids, images, self.config)
         if images is None and self.training:
             images = self._unseen_image(inputs_embeds)
 
@@ -201,7 +202,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
             is_image = self.get_placeholder_mask(input_ids, inputs_embeds, tokens)
             inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
-            spans = self._query_spans(input_ids, images, max_runs)
+            spans = find_query_spans(
+                input_ids,
+                self.config,
+                max_runs=max_runs,
+                num_images=tokens.shape[0],
+                tokens_per_image=tokens.shape[1],
+            )
             embq = partial(self.embq, image_features=images.last_hidden_state, spans=spans)
         inputs_embeds = self._put_queries(input_ids, inputs_embeds)
 
@@ -218,7 +225,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=images.pooler_output if num_images else None,
+            image_hidden_states=image_hidden_states,
         )
 
     def _put_queries(self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
@@ -230,20 +237,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             base = self.get_input_embeddings()(token)
         queries = self.query_tokens(is_query, base).to(inputs_embeds.dtype)
         return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
-
-    def _query_spans(
-        self, input_ids: torch.LongTensor, images: BaseModelOutputWithPooling, max_runs: int
-    ) -> QuerySpans:
-        return find_query_spans(
-            input_ids,
-            image_token_id=self.config.image_token_id,
-            query_token_id=self.config.query_token_id,
-            num_query_tokens=self.config.num_query_tokens,
-            user_prefix_ids=self.config.user_prefix_ids,
-            max_runs=max_runs,
-            num_images=images.pooler_output.shape[0],
-            tokens_per_image=images.pooler_output.shape[1],
-        )
 
     def ids_of_structure(self, inputs_embeds: torch.Tensor) -> torch.LongTensor:
         """The ids of the tokens that carry structure, read off their embeddings; -1 for every other position."""
@@ -259,47 +252,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         """One blank image that no placeholder stands for: it gives every parameter a gradient, of zero."""
         size = self.config.vision_config.image_size
         return self.get_image_features(inputs_embeds.new_zeros((1, 1, 3, size, size)), return_dict=True)
-
-    def _check_length(self, input_ids: torch.LongTensor, past_key_values: Cache | None) -> None:
-        context = self.config.text_config.max_position_embeddings
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        if isinstance(past, int) and past + input_ids.shape[1] > context:
-            raise ValueError(
-                f"The sequence is {past + input_ids.shape[1]} positions long, images and queries included, but the "
-                f"decoder's context is {context}. Shorten the text, use fewer images or `image_hd=False`."
-            )
-
-    def _check_placeholders(self, input_ids: torch.LongTensor, images: BaseModelOutputWithPooling | None) -> int:
-        """
-        Holds placeholders against images, with one synchronisation, and returns R. While a graph is traced nothing is
-        checked, and R is the most that L positions can hold.
-        """
-        if torch.compiler.is_compiling():
-            return input_ids.shape[1] // (self.config.num_query_tokens + 1) + 1
-        if images is None and input_ids.shape[1] == 1:
-            return 1  # a decoding step
-        num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
-        counts = placeholder_counts(
-            input_ids,
-            image_token_id=self.config.image_token_id,
-            query_token_id=self.config.query_token_id,
-            num_query_tokens=self.config.num_query_tokens,
-            tokens_per_image=tokens_per_image,
-        )
-        if counts.image_tokens != num_images * tokens_per_image or counts.rows_with_cut_image:
-            raise ValueError(
-                f"Image features and image tokens do not match: {num_images} images of {tokens_per_image} tokens "
-                f"each, {counts.image_tokens} image tokens (id {self.config.image_token_id}) in `input_ids`, "
-                f"{counts.rows_with_cut_image} rows that end within an image. Pass the images that the prompt names, "
-                "made by the same processor, and do not truncate them (`max_length`)."
-            )
-        if counts.cut_query_runs:
-            raise ValueError(
-                f"{counts.cut_query_runs} rows of `input_ids` have a query run that is not "
-                f"{self.config.num_query_tokens} tokens (id {self.config.query_token_id}) in a row. Make prompts with "
-                "FlashSlothProcessor, and do not truncate them (`max_length`)."
-            )
-        return max(counts.most_runs, 1)
 
 
 class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGenerationMixin):

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import torch
 
+from .configuration_flashsloth import FlashSlothConfig
+from .placeholders import shift
+
 
 class QuerySpans(NamedTuple):
     """
@@ -25,38 +28,6 @@ class QuerySpans(NamedTuple):
     visible: torch.Tensor
 
 
-class PlaceholderCounts(NamedTuple):
-    """
-    What a batch holds of placeholders, as numbers.
-
-    Attributes:
-        image_tokens (`int`): image positions of the batch.
-        rows_with_cut_image (`int`): rows whose image positions are no multiple of an image's.
-        cut_query_runs (`int`): rows in which some query run is not Q positions in a row.
-        most_runs (`int`): query runs of the row that has most.
-    """
-
-    image_tokens: int
-    rows_with_cut_image: int
-    cut_query_runs: int
-    most_runs: int
-
-
-def placeholder_counts(
-    input_ids: torch.Tensor, *, image_token_id: int, query_token_id: int, num_query_tokens: int, tokens_per_image: int
-) -> PlaceholderCounts:
-    """Counts the placeholders of `input_ids` `(B, L)`, bringing the numbers to the host in one copy."""
-    is_image = input_ids == image_token_id
-    is_query = input_ids == query_token_id
-    images = is_image.sum(1)
-    queries = is_query.cumsum(1)  # (B, L)
-    # Within a run each query but the first follows another one.
-    loose = is_query & ((queries - 1) % num_query_tokens != 0) & ~_shift(is_query, 1)
-    cut = loose.any(1) | (queries[:, -1] % num_query_tokens != 0)
-    numbers = (images.sum(), (images % tokens_per_image != 0).sum(), cut.sum(), queries.max() // num_query_tokens)
-    return PlaceholderCounts(*torch.stack(numbers).tolist())
-
-
 def question_starts(is_image: torch.Tensor, input_ids: torch.Tensor, user_prefix_ids: list[int]) -> torch.Tensor:
     """
     Marks the first token of what a user typed: the second token behind an image (a newline stands between), and the
@@ -71,24 +42,16 @@ def question_starts(is_image: torch.Tensor, input_ids: torch.Tensor, user_prefix
     Returns:
         `torch.BoolTensor`: `(B, L)`.
     """
-    image_ends = is_image & ~_shift(is_image, -1)
-    starts = _shift(image_ends, 2)
+    image_ends = is_image & ~shift(is_image, -1)
+    starts = shift(image_ends, 2)
     header = torch.ones_like(is_image)
     for distance, token_id in enumerate(reversed(user_prefix_ids), start=1):
-        header = header & _shift(input_ids == token_id, distance)
+        header = header & shift(input_ids == token_id, distance)
     return starts | header
 
 
 def find_query_spans(
-    input_ids: torch.Tensor,
-    *,
-    image_token_id: int,
-    query_token_id: int,
-    num_query_tokens: int,
-    user_prefix_ids: list[int],
-    max_runs: int,
-    num_images: int,
-    tokens_per_image: int,
+    input_ids: torch.Tensor, config: FlashSlothConfig, *, max_runs: int, num_images: int, tokens_per_image: int
 ) -> QuerySpans:
     """
     Finds the query runs of a batch, the question of each and the images before it. Padding, on either side, belongs
@@ -99,26 +62,26 @@ def find_query_spans(
         max_runs (`int`): R, at least the runs of the fullest row.
         num_images (`int`): N, the images of the batch in reading order.
         tokens_per_image (`int`): placeholders an image takes (V x T).
-        image_token_id, query_token_id, num_query_tokens, user_prefix_ids: as in [`FlashSlothConfig`].
 
     Returns:
         [`QuerySpans`]
     """
     length = input_ids.shape[1]
     where = torch.arange(length, device=input_ids.device)  # (L,)
-    is_image = input_ids == image_token_id
-    is_query = input_ids == query_token_id
+    is_image = input_ids == config.image_token_id
+    is_query = input_ids == config.query_token_id
 
     # Runs: the k-th query of a row belongs to run k // Q.
-    is_run_start = is_query & ((is_query.cumsum(1) - 1) % num_query_tokens == 0)
+    is_run_start = is_query & ((is_query.cumsum(1) - 1) % config.num_query_tokens == 0)
     order = torch.where(is_run_start, where, length).sort(dim=1).values
     run_starts = torch.nn.functional.pad(order, (0, max_runs), value=length)[:, :max_runs]  # (B, R)
     valid = run_starts < length
-    positions = run_starts[:, :, None] + torch.arange(num_query_tokens, device=input_ids.device)  # (B, R, Q)
+    positions = run_starts[:, :, None] + torch.arange(config.num_query_tokens, device=input_ids.device)  # (B, R, Q)
     positions = positions.clamp(max=length - 1)
 
     # Questions: from the last start before the run, or from the run before it, up to the run.
-    starts = question_starts(is_image, input_ids, user_prefix_ids) | _shift(is_query & ~_shift(is_query, -1), 1)
+    run_ends = is_query & ~shift(is_query, -1)
+    starts = question_starts(is_image, input_ids, config.user_prefix_ids) | shift(run_ends, 1)
     last_start = torch.where(starts, where, 0).cummax(dim=1).values  # (B, L)
     question_start = last_start.gather(1, run_starts.clamp(max=length - 1))  # (B, R)
     question = (where >= question_start[:, :, None]) & (where < run_starts[:, :, None])  # (B, R, L)
@@ -133,9 +96,3 @@ def find_query_spans(
     run_of_row = run_starts[image_rows]  # (N, R)
     visible = placed[:, None] & valid[image_rows] & ((first % length)[:, None] < run_of_row)
     return QuerySpans(positions, valid, question, image_rows, visible)
-
-
-def _shift(mask: torch.Tensor, distance: int) -> torch.Tensor:
-    """Moves a `(B, L)` mask `distance` positions to the right (to the left if negative), filling with False."""
-    shifted = torch.nn.functional.pad(mask, (max(distance, 0), max(-distance, 0)), value=False)
-    return shifted[:, : mask.shape[1]] if distance > 0 else shifted[:, -mask.shape[1] :]

@@ -1,0 +1,70 @@
+"""Placeholders: the positions that images and queries take, held against the images before any work is done."""
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .configuration_flashsloth import FlashSlothConfig
+
+
+def check_length(input_ids: torch.Tensor, past_key_values: Cache | None, config: FlashSlothConfig) -> None:
+    """Raises ValueError if `(B, L)` ids behind the cached ones go beyond the decoder's context."""
+    context = config.text_config.max_position_embeddings
+    past = 0 if past_key_values is None else past_key_values.get_seq_length()
+    # Static caches count on the device; reading that would cost a synchronisation a step.
+    if isinstance(past, int) and past + input_ids.shape[1] > context:
+        raise ValueError(
+            f"The sequence is {past + input_ids.shape[1]} positions long, images and queries included, but the "
+            f"decoder's context is {context}. Shorten the text, use fewer images or `image_hd=False`."
+        )
+
+
+def check_placeholders(
+    input_ids: torch.Tensor, images: BaseModelOutputWithPooling | None, config: FlashSlothConfig
+) -> int:
+    """
+    Holds the placeholders of `input_ids` `(B, L)` against the images, bringing all numbers to the host in one copy.
+    While a graph is traced nothing is checked.
+
+    Returns:
+        `int`: R, the query runs of the row that has most; while a graph is traced, the most that L positions can hold.
+
+    Raises:
+        ValueError: if images and image placeholders do not match, or a query run is cut.
+    """
+    num_queries = config.num_query_tokens
+    if torch.compiler.is_compiling():
+        return input_ids.shape[1] // (num_queries + 1) + 1
+    if images is None and input_ids.shape[1] == 1:
+        return 1  # a decoding step
+
+    num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
+    is_query = input_ids == config.query_token_id
+    images_of_row = (input_ids == config.image_token_id).sum(1)  # (B,)
+    queries = is_query.cumsum(1)  # (B, L)
+    # Within a run each query but the first follows another one.
+    loose = is_query & ((queries - 1) % num_queries != 0) & ~shift(is_query, 1)
+    cut_runs = loose.any(1) | (queries[:, -1] % num_queries != 0)
+    counts = (images_of_row.sum(), (images_of_row % tokens_per_image != 0).sum(), cut_runs.sum(), queries.max())
+    image_tokens, cut_images, cut_runs, most_queries = torch.stack(counts).tolist()
+
+    if image_tokens != num_images * tokens_per_image or cut_images:
+        raise ValueError(
+            f"Image features and image tokens do not match: {num_images} images of {tokens_per_image} tokens each, "
+            f"{image_tokens} image tokens (id {config.image_token_id}) in `input_ids`, {cut_images} rows with a part "
+            "of an image. Pass the images that the prompt names, made by the same processor, and do not truncate "
+            "them (`max_length`)."
+        )
+    if cut_runs:
+        raise ValueError(
+            f"{cut_runs} rows of `input_ids` have a query run that is not {num_queries} tokens (id "
+            f"{config.query_token_id}) in a row. Make prompts with FlashSlothProcessor, and do not truncate them "
+            "(`max_length`)."
+        )
+    return max(most_queries // num_queries, 1)
+
+
+def shift(mask: torch.Tensor, distance: int) -> torch.Tensor:
+    """Moves a `(B, L)` mask `distance` positions to the right (to the left if negative), filling with False."""
+    shifted = torch.nn.functional.pad(mask, (max(distance, 0), max(-distance, 0)), value=False)
+    return shifted[:, : mask.shape[1]] if distance > 0 else shifted[:, -mask.shape[1] :]
