@@ -10,19 +10,29 @@ def open_seam(decoder: nn.Module, layer_index: int) -> None:
     """
     Lets a call of `decoder` take `embq=`, a function of the hidden states `(B, L, D)` that enter the layer of this
     index; the layer then reads what the function returns. Decoders of transformers hand keyword arguments they do not
-    know to each layer, and a hook takes it from there: no decoder's loop is copied, and checkpoints keep their names.
+    know to each layer, and hooks take it from there: no decoder's loop is copied, and checkpoints keep their names.
+
+    Where transformers checkpoints a layer's `__call__` (5.19), the hook runs inside; re-entrant gradient checkpointing
+    then cannot train the vision tower, whose graph it would pass twice. The other kind can.
 
     Args:
         decoder (`nn.Module`): a text model of transformers with its layers in `layers`.
         layer_index (`int`): the layer that EmbQ runs before.
     """
-    decoder.layers[layer_index].register_forward_pre_hook(_run_embq, with_kwargs=True)
+    for index, layer in enumerate(decoder.layers):
+        layer.register_forward_pre_hook(_run_embq if index == layer_index else _drop_embq, with_kwargs=True)
 
 
 def _run_embq(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     embq: Callable[[torch.Tensor], torch.Tensor] | None = kwargs.get("embq")
     if embq is None:
         return None
-    kwargs = {name: value for name, value in kwargs.items() if name != "embq"}
     hidden_states, *rest = args
-    return (embq(hidden_states), *rest), kwargs
+    return _drop_embq(layer, (embq(hidden_states), *rest), kwargs)
+
+
+def _drop_embq(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    # Attention functions need not know the word.
+    if "embq" not in kwargs:
+        return None
+    return args, {name: value for name, value in kwargs.items() if name != "embq"}

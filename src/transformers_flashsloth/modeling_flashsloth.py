@@ -30,6 +30,7 @@ from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
 from .embedded_query import EmbeddedQuery, QueryTokens
 from .generation_flashsloth import FlashSlothGenerationMixin
+from .loading_flashsloth import check_before_loading
 from .placeholders import check_length, check_placeholders
 from .question_spans import find_query_spans
 from .spatial_attention_pooling import SpatialAttentionPooling
@@ -84,6 +85,35 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """
+        As upstream's, and also loads checkpoints in the authors' format, from a directory or the Hub.
+
+        Raises:
+            ValueError or OSError: as upstream's; for pickled weights, unless `use_safetensors=False` says that their
+                source is trusted; and for a checkpoint in the authors' format that is not whole or not sound.
+        """
+        authors_config = check_before_loading(
+            pretrained_model_name_or_path, FlashSlothForConditionalGeneration, options=kwargs
+        )
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if authors_config is not None and model.can_generate() and kwargs.get("generation_config") is None:
+            # Their generation_config.json ends at a token that answers do not end with.
+            model.generation_config.eos_token_id = authors_config.text_config.eos_token_id
+            model.generation_config.pad_token_id = authors_config.text_config.pad_token_id
+        return loaded
+
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
+        """As upstream's, but a model loaded from the authors' format is saved under our names."""
+        if save_original_format:
+            raise ValueError(
+                "A model is saved under this package's names. For the authors' format run "
+                "`python conversion/convert_checkpoint.py SAVED_DIRECTORY DST --to-authors-format`."
+            )
+        super().save_pretrained(save_directory, *args, save_original_format=False, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -145,12 +175,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def get_placeholder_mask(
-        self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor, image_features: torch.Tensor
-    ) -> torch.BoolTensor:
-        """The image positions, broadcast over the embedding, `(B, L, D)`."""
-        return (input_ids == self.config.image_token_id).unsqueeze(-1).expand_as(inputs_embeds)
-
     @can_return_tuple
     def forward(
         self,
@@ -197,10 +221,9 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if images is None and self.training:
             images = self._unseen_image(inputs_embeds)
 
-        embq = None
         if images is not None:
             tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
-            is_image = self.get_placeholder_mask(input_ids, inputs_embeds, tokens)
+            is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)  # (B, L, 1)
             inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
             spans = find_query_spans(
                 input_ids,
@@ -209,7 +232,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                 num_images=tokens.shape[0],
                 tokens_per_image=tokens.shape[1],
             )
-            embq = partial(self.embq, image_features=images.last_hidden_state, spans=spans)
+            kwargs["embq"] = partial(self.embq, image_features=images.last_hidden_state, spans=spans)
         inputs_embeds = self._put_queries(input_ids, inputs_embeds)
 
         outputs = self.language_model(
@@ -217,7 +240,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            embq=embq,
             **kwargs,
         )
         return FlashSlothModelOutputWithPast(
