@@ -18,9 +18,8 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def build_phi_tokenizer(image_token: str | None = "<image>", **kwargs) -> CodeGenTokenizer:
     """
-    Builds a fast phi-2 tokenizer with `<learnable>` (50295), `</s>` (50296) and, if given, `image_token` (50297).
-
-    `kwargs` go to [`CodeGenTokenizer`], for instance `padding_side`.
+    Builds a fast phi-2 tokenizer with `<learnable>` (50295), `</s>` (50296, ends a sequence) and, if given,
+    `image_token` (50297). `kwargs` go to [`CodeGenTokenizer`], for instance `padding_side`.
     """
     vocab, merges = _vocabulary()
     runs = [" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)]  # 50257 to 50294
@@ -28,4 +27,5 @@ def build_phi_tokenizer(image_token: str | None = "<image>", **kwargs) -> CodeGe
     tokenizer.add_tokens([AddedToken(run, normalized=False, special=False) for run in runs])
     special = ["<learnable>", "</s>"] + ([image_token] if image_token else [])
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    tokenizer.eos_token = "</s>"
     return tokenizer

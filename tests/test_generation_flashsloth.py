@@ -62,3 +62,8 @@ def test_an_answer_that_cannot_fit_the_context_is_refused_at_once(model):
     length = inputs_of([0])["input_ids"].shape[1]
     with pytest.raises(ValueError, match=f"`max_new_tokens` to at most {2048 - length}"):
         generate(model, [0], max_new_tokens=2048)
+
+
+def test_chunked_prefill_is_refused(model):
+    with pytest.raises(ValueError, match="without `prefill_chunk_size`"):
+        generate(model, [0], prefill_chunk_size=8)

@@ -1,25 +1,55 @@
 """FlashSloth (CVPR 2025) for transformers. Importing this package registers its classes with the Auto classes."""
 
+import re
+
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoProcessor,
+    PhiConfig,
 )
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
+from .authors_auto import AuthorsModel, AuthorsProcessor
+from .authors_checkpoint import AUTHORS_TO_OURS
 from .configuration_flashsloth import FlashSlothConfig
+from .image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorTorchvision
 from .modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel, FlashSlothPreTrainedModel
+from .processing_flashsloth import FlashSlothProcessor
 
 AutoConfig.register("flashsloth", FlashSlothConfig, exist_ok=True)
 AutoModel.register(FlashSlothConfig, FlashSlothModel, exist_ok=True)
 AutoModelForImageTextToText.register(FlashSlothConfig, FlashSlothForConditionalGeneration, exist_ok=True)
 AutoModelForMultimodalLM.register(FlashSlothConfig, FlashSlothForConditionalGeneration, exist_ok=True)
+AutoImageProcessor.register(
+    FlashSlothConfig,
+    image_processor_classes={"pil": FlashSlothImageProcessor, "torchvision": FlashSlothImageProcessorTorchvision},
+    exist_ok=True,
+)
+AutoProcessor.register(FlashSlothConfig, FlashSlothProcessor, exist_ok=True)
+
+# Checkpoints in the authors' format: their names, and a config.json of the type "phi".
+register_checkpoint_conversion_mapping(
+    "flashsloth",
+    [WeightRenaming(f"^{re.escape(authors)}", ours) for authors, ours in AUTHORS_TO_OURS.items()],
+    overwrite=True,
+)
+AutoModelForImageTextToText.register(PhiConfig, AuthorsModel, exist_ok=True)
+AutoModelForMultimodalLM.register(PhiConfig, AuthorsModel, exist_ok=True)
+AutoProcessor.register(PhiConfig, AuthorsProcessor, exist_ok=True)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FlashSlothConfig",
     "FlashSlothForConditionalGeneration",
+    "FlashSlothImageProcessor",
+    "FlashSlothImageProcessorTorchvision",
     "FlashSlothModel",
     "FlashSlothPreTrainedModel",
+    "FlashSlothProcessor",
 ]

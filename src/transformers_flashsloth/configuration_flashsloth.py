@@ -11,6 +11,8 @@ Shape letters used throughout the package:
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .authors_checkpoint import config_from_authors, is_authors_config
+
 # The parts of the released FlashSloth-3.2B.
 PHI_2 = {
     "model_type": "phi",
@@ -107,6 +109,25 @@ class FlashSlothConfig(PreTrainedConfig):
     projector_hidden_act: str = "gelu"
     lm_head_bias: bool = True
     tie_word_embeddings: bool = False
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """
+        As upstream's, and also reads config.json of the authors' format.
+
+        Raises:
+            ValueError: if the checkpoint is of another architecture.
+        """
+        config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if is_authors_config(config):
+            return config_from_authors(config), unused
+        if config.get("model_type", cls.model_type) != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is no FlashSloth: its config.json says `model_type` "
+                f"{config['model_type']!r} and `architectures` {config.get('architectures')}. To build a new "
+                "FlashSloth from a decoder and a vision tower run `python conversion/build_from_backbones.py`."
+            )
+        return config, unused
 
     def __post_init__(self, **kwargs):
         self.text_config = _as_config(self.text_config, PHI_2)

@@ -7,9 +7,30 @@ from transformers.generation import GenerationMixin
 
 class FlashSlothGenerationMixin(GenerationMixin):
     """
-    Overrides two private methods of [`~transformers.generation.GenerationMixin`] (transformers 5.19 to 5.x), as
-    neither has a public counterpart.
+    Overrides `generate`, and two private methods of [`~transformers.generation.GenerationMixin`] (transformers 5.19 to
+    5.x) that have no public counterpart.
     """
+
+    def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
+        """
+        As upstream's. With `past_key_values`, the pixels of images that are cached already may be passed along with the
+        whole conversation; they are not encoded again.
+        """
+        input_ids = kwargs.get("input_ids") if inputs is None else inputs
+        cache, pixel_values = kwargs.get("past_key_values"), kwargs.get("pixel_values")
+        if cache is not None and pixel_values is not None and input_ids is not None:
+            new_images = self._uncached(pixel_values, input_ids, int(cache.get_seq_length()))
+            kwargs.pop("pixel_values")
+            kwargs |= {"pixel_values": new_images} if len(new_images) else {}
+        return super().generate(inputs, *args, **kwargs)
+
+    def _uncached(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, length: int) -> torch.Tensor:
+        """Those images `(N, V, 3, H, W)` whose placeholders stand behind the first `length` positions."""
+        tokens_per_image = pixel_values.shape[1] * self.config.tokens_per_view
+        positions = (input_ids == self.config.image_token_id).nonzero()[::tokens_per_image, 1]  # (N,)
+        if len(positions) != len(pixel_values):
+            return pixel_values  # refused with its numbers by the model
+        return pixel_values[positions.to(pixel_values.device) >= length]
 
     def _expand_multimodal_outputs(
         self,
@@ -34,6 +55,11 @@ class FlashSlothGenerationMixin(GenerationMixin):
         self, generation_config: GenerationConfig, input_ids_length: int, has_default_max_length: bool
     ) -> None:
         # Said before the first token rather than when the context is full.
+        if getattr(generation_config, "prefill_chunk_size", None) is not None:
+            raise ValueError(
+                "FlashSloth cannot prefill in chunks, as its queries must enter together with their question: "
+                "generate without `prefill_chunk_size`."
+            )
         super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
         context = self.config.text_config.max_position_embeddings
         if generation_config.max_length > context:

@@ -30,8 +30,9 @@ from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
 from .embedded_query import EmbeddedQuery, QueryTokens
 from .generation_flashsloth import FlashSlothGenerationMixin
-from .loading_flashsloth import check_before_loading
-from .placeholders import check_length, check_placeholders
+from .loading_flashsloth import check_before_loading, end_at_answers
+from .placeholders import check_length, check_placeholders, ids_of_structure
+from .prompt_memory import PromptMemory, recall, remember
 from .question_spans import find_query_spans
 from .spatial_attention_pooling import SpatialAttentionPooling
 
@@ -101,9 +102,7 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if authors_config is not None and model.can_generate() and kwargs.get("generation_config") is None:
-            # Their generation_config.json ends at a token that answers do not end with.
-            model.generation_config.eos_token_id = authors_config.text_config.eos_token_id
-            model.generation_config.pad_token_id = authors_config.text_config.pad_token_id
+            end_at_answers(model.generation_config, authors_config)
         return loaded
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
@@ -195,6 +194,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             pixel_values (`torch.Tensor`, *optional*): the images of all rows in reading order, `(N, V, 3, H, W)`.
             inputs_embeds (`torch.Tensor`, *optional*): `(B, L, D)` instead of `input_ids`; placeholders are the
                 positions that hold their tokens' embeddings.
+            past_key_values (`Cache`, *optional*): keys and values of earlier turns; it also remembers their images, so
+                that this turn's queries read them (see `prompt_memory.py`).
             mm_token_type_ids (`torch.LongTensor`, *optional*): accepted, as the processor can make them; not needed.
             mm_encoder_outputs (`dict`, *optional*): `{"image": get_image_features(...)}` instead of `pixel_values`.
 
@@ -210,7 +211,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, L, D)
         else:
-            input_ids = self.ids_of_structure(inputs_embeds)
+            input_ids = ids_of_structure(inputs_embeds, self.get_input_embeddings(), self.config)
         check_length(input_ids, past_key_values, self.config)
 
         images = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
@@ -221,19 +222,27 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if images is None and self.training:
             images = self._unseen_image(inputs_embeds)
 
+        features, tokens_per_image = None, 1
         if images is not None:
+            features, tokens_per_image = images.last_hidden_state, images.pooler_output.shape[1]
             tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
             is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)  # (B, L, 1)
             inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
-            spans = find_query_spans(
-                input_ids,
-                self.config,
-                max_runs=max_runs,
-                num_images=tokens.shape[0],
-                tokens_per_image=tokens.shape[1],
-            )
-            kwargs["embq"] = partial(self.embq, image_features=images.last_hidden_state, spans=spans)
         inputs_embeds = self._put_queries(input_ids, inputs_embeds)
+
+        prompt = PromptMemory(input_ids, features, tokens_per_image)
+        if earlier := recall(past_key_values, input_ids, self.config.image_token_id):
+            prompt = earlier.and_then(prompt, self.config.image_token_id)
+        if prompt.image_features is not None and (max_runs or self.training):
+            spans = find_query_spans(
+                prompt.input_ids,
+                self.config,
+                max_runs=max(max_runs, 1),
+                num_images=prompt.image_features.shape[0],
+                tokens_per_image=prompt.tokens_per_image,
+                num_cached=prompt.input_ids.shape[1] - input_ids.shape[1],
+            )
+            kwargs["embq"] = partial(self.embq, image_features=prompt.image_features, spans=spans)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -242,6 +251,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             past_key_values=past_key_values,
             **kwargs,
         )
+        if prompt.image_features is not None and not self.training:
+            remember(outputs.past_key_values, prompt)
         return FlashSlothModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
@@ -259,16 +270,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             base = self.get_input_embeddings()(token)
         queries = self.query_tokens(is_query, base).to(inputs_embeds.dtype)
         return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
-
-    def ids_of_structure(self, inputs_embeds: torch.Tensor) -> torch.LongTensor:
-        """The ids of the tokens that carry structure, read off their embeddings; -1 for every other position."""
-        config = self.config
-        ids = torch.full(inputs_embeds.shape[:2], -1, dtype=torch.long, device=inputs_embeds.device)
-        embed = self.get_input_embeddings()
-        for token_id in (config.image_token_id, config.query_token_id, *config.user_prefix_ids):
-            embedding = embed(torch.full((), token_id, device=inputs_embeds.device))
-            ids = torch.where((inputs_embeds == embedding).all(-1), token_id, ids)
-        return ids
 
     def _unseen_image(self, inputs_embeds: torch.Tensor) -> BaseModelOutputWithPooling:
         """One blank image that no placeholder stands for: it gives every parameter a gradient, of zero."""
@@ -335,7 +336,9 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
 
         loss = None
         if labels is not None:
-            ids = self.model.ids_of_structure(inputs_embeds) if input_ids is None else input_ids
+            ids = input_ids
+            if ids is None:
+                ids = ids_of_structure(inputs_embeds, self.get_input_embeddings(), self.config)
             placeholders = (ids == self.config.image_token_id) | (ids == self.config.query_token_id)
             labels = labels.masked_fill(placeholders, -100)
             loss = self.loss_function(

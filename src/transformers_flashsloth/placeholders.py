@@ -1,10 +1,14 @@
 """Placeholders: the positions that images and queries take, held against the images before any work is done."""
 
 import torch
+from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_flashsloth import FlashSlothConfig
+
+# Stands for a token whose id nobody knows but which is none of structure.
+OTHER = -2
 
 
 def check_length(input_ids: torch.Tensor, past_key_values: Cache | None, config: FlashSlothConfig) -> None:
@@ -36,7 +40,7 @@ def check_placeholders(
     if torch.compiler.is_compiling():
         return input_ids.shape[1] // (num_queries + 1) + 1
     if images is None and input_ids.shape[1] == 1:
-        return 1  # a decoding step
+        return 0  # a decoding step
 
     num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
     is_query = input_ids == config.query_token_id
@@ -61,10 +65,22 @@ def check_placeholders(
             f"{config.query_token_id}) in a row. Make prompts with FlashSlothProcessor, and do not truncate them "
             "(`max_length`)."
         )
-    return max(most_queries // num_queries, 1)
+    return most_queries // num_queries
+
+
+def ids_of_structure(inputs_embeds: torch.Tensor, embed: nn.Module, config: FlashSlothConfig) -> torch.Tensor:
+    """
+    The ids of the tokens that carry structure, read off embeddings `(B, L, D)` that `embed` made; `OTHER` for every
+    other position. Returns `(B, L)`.
+    """
+    ids = torch.full(inputs_embeds.shape[:2], OTHER, dtype=torch.long, device=inputs_embeds.device)
+    for token_id in (config.image_token_id, config.query_token_id, *config.user_prefix_ids):
+        embedding = embed(torch.full((), token_id, device=inputs_embeds.device))
+        ids = torch.where((inputs_embeds == embedding).all(-1), token_id, ids)
+    return ids
 
 
 def shift(mask: torch.Tensor, distance: int) -> torch.Tensor:
     """Moves a `(B, L)` mask `distance` positions to the right (to the left if negative), filling with False."""
-    shifted = torch.nn.functional.pad(mask, (max(distance, 0), max(-distance, 0)), value=False)
+    shifted = nn.functional.pad(mask, (max(distance, 0), max(-distance, 0)), value=False)
     return shifted[:, : mask.shape[1]] if distance > 0 else shifted[:, -mask.shape[1] :]

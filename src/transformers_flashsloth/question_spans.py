@@ -6,6 +6,7 @@ import torch
 
 from .configuration_flashsloth import FlashSlothConfig
 from .placeholders import shift
+from .prompt_memory import UNKNOWN
 
 
 class QuerySpans(NamedTuple):
@@ -46,12 +47,18 @@ def question_starts(is_image: torch.Tensor, input_ids: torch.Tensor, user_prefix
     starts = shift(image_ends, 2)
     header = torch.ones_like(is_image)
     for distance, token_id in enumerate(reversed(user_prefix_ids), start=1):
-        header = header & shift(input_ids == token_id, distance)
+        header = header & shift((input_ids == token_id) | (input_ids == UNKNOWN), distance)
     return starts | header
 
 
 def find_query_spans(
-    input_ids: torch.Tensor, config: FlashSlothConfig, *, max_runs: int, num_images: int, tokens_per_image: int
+    input_ids: torch.Tensor,
+    config: FlashSlothConfig,
+    *,
+    max_runs: int,
+    num_images: int,
+    tokens_per_image: int,
+    num_cached: int = 0,
 ) -> QuerySpans:
     """
     Finds the query runs of a batch, the question of each and the images before it. Padding, on either side, belongs
@@ -62,14 +69,21 @@ def find_query_spans(
         max_runs (`int`): R, at least the runs of the fullest row.
         num_images (`int`): N, the images of the batch in reading order.
         tokens_per_image (`int`): placeholders an image takes (V x T).
+        num_cached (`int`, defaults to 0): the first positions of `input_ids` whose keys and values are cached; their
+            runs are over, their images can be seen, and the spans count positions from behind them.
 
     Returns:
         [`QuerySpans`]
+
+    Raises:
+        ValueError: if a part of a question is cached, as EmbQ needs it together with its queries.
     """
     length = input_ids.shape[1]
     where = torch.arange(length, device=input_ids.device)  # (L,)
     is_image = input_ids == config.image_token_id
     is_query = input_ids == config.query_token_id
+    run_ends = is_query & ~shift(is_query, -1)
+    is_query = is_query & (where >= num_cached)
 
     # Runs: the k-th query of a row belongs to run k // Q.
     is_run_start = is_query & ((is_query.cumsum(1) - 1) % config.num_query_tokens == 0)
@@ -80,12 +94,17 @@ def find_query_spans(
     positions = positions.clamp(max=length - 1)
 
     # Questions: from the last start before the run, or from the run before it, up to the run.
-    run_ends = is_query & ~shift(is_query, -1)
     starts = question_starts(is_image, input_ids, config.user_prefix_ids) | shift(run_ends, 1)
     last_start = torch.where(starts, where, 0).cummax(dim=1).values  # (B, L)
     question_start = last_start.gather(1, run_starts.clamp(max=length - 1))  # (B, R)
     question = (where >= question_start[:, :, None]) & (where < run_starts[:, :, None])  # (B, R, L)
     question = question & valid[:, :, None] & ~is_image[:, None, :]
+
+    if num_cached and question[..., :num_cached].any():
+        raise ValueError(
+            "A question must enter the model together with its queries, but a part of it is in the cache already. "
+            "Pass a turn in one piece, and generate without `prefill_chunk_size`."
+        )
 
     # Images: the n-th one begins at the (n * V * T)-th image position of the batch.
     image_positions = is_image.flatten().cumsum(0)
@@ -95,4 +114,5 @@ def find_query_spans(
     placed = first < input_ids.numel()
     run_of_row = run_starts[image_rows]  # (N, R)
     visible = placed[:, None] & valid[image_rows] & ((first % length)[:, None] < run_of_row)
-    return QuerySpans(positions, valid, question, image_rows, visible)
+    positions = (positions - num_cached).clamp(min=0)
+    return QuerySpans(positions, valid, question[..., num_cached:], image_rows, visible)

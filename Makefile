@@ -1,0 +1,36 @@
+# Each command makes the virtual environment that it needs.
+PYTHON ?= python3
+IMAGE ?= src/transformers_flashsloth/examples/apples.png
+QUESTION ?= How many apples are there?
+PYTEST = pytest --numprocesses auto --maxprocesses 4
+
+.PHONY: demo test lint
+
+demo: .venv/bin/flashsloth
+	@echo "image:    $(IMAGE)"
+	@echo "question: $(QUESTION)"
+	@printf "answer:   "
+	@.venv/bin/flashsloth ask "$(IMAGE)" "$(QUESTION)"
+
+test: lint .venv-test/bin/pytest .venv-oldest/bin/pytest
+	.venv-test/bin/$(PYTEST)
+	.venv-oldest/bin/$(PYTEST)
+
+lint: .venv-test/bin/pytest
+	.venv-test/bin/ruff check
+	.venv-test/bin/ruff format --check
+
+# As a user installs it, from a wheel, with nothing but what it requires.
+.venv/bin/flashsloth: constraints.txt pyproject.toml $(wildcard src/transformers_flashsloth/*)
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --constraint constraints.txt .
+
+.venv-test/bin/pytest: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+.venv-oldest/bin/pytest: constraints-oldest.txt pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --constraint constraints-oldest.txt --editable ".[dev]"
+	@touch $@

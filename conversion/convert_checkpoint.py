@@ -1,0 +1,182 @@
+"""
+Converts a checkpoint from the authors' format to this package's, or back.
+
+    python conversion/convert_checkpoint.py Tongbo/FlashSloth-3.2B flashsloth-3.2b
+    python conversion/convert_checkpoint.py flashsloth-3.2b theirs --to-authors-format
+
+SRC is a directory or Hub id, DST a directory that does not exist yet. Needs as much memory as the largest shard at
+most, and no accelerator. DST appears when it is whole and was read back; an interrupted run leaves nothing at DST.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from command_line import run
+from huggingface_hub import snapshot_download
+from push_to_hub import push_to_hub
+from transformers import GenerationConfig, PreTrainedConfig
+from weight_stream import copy_weights, total_bytes, verify_weights
+from written_aside import written_aside
+
+from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration, FlashSlothProcessor
+from transformers_flashsloth.authors_checkpoint import (
+    config_to_authors,
+    read_authors_config,
+    to_authors_name,
+    to_our_name,
+)
+from transformers_flashsloth.authors_processor import save_authors_tokenizer
+from transformers_flashsloth.checkpoint_files import CheckpointFiles, check_shapes
+from transformers_flashsloth.loading_flashsloth import end_at_answers, model_shapes
+
+DTYPES = ("float32", "bfloat16", "float16")
+SOURCE_FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
+SMALL_FILES = 20_000_000  # bytes that configuration, code and tokenizer take at most
+
+
+class Summary(NamedTuple):
+    """What a conversion read and wrote."""
+
+    source: Path
+    source_files: list[str]
+    source_bytes: int
+    destination: Path
+    destination_files: list[str]
+    destination_bytes: int
+    num_tensors: int
+    dtype: str
+    verified: bool
+
+    def __str__(self) -> str:
+        return (
+            f"Read {self.num_tensors} tensors, {self.source_bytes:,} bytes, from {self.source}: "
+            f"{', '.join(self.source_files)}.\n"
+            f"Wrote {self.num_tensors} tensors, {self.destination_bytes:,} bytes of {self.dtype}, to "
+            f"{self.destination}: {', '.join(self.destination_files)}.\n"
+            + ("Read them back: equal." if self.verified else "Not read back.")
+        )
+
+
+def convert(
+    source: str,
+    destination: Path,
+    *,
+    to_authors_format: bool = False,
+    dtype: str | None = None,
+    max_shard_size: str = "5GB",
+    trust_pickles: bool = False,
+    verify: bool = True,
+) -> Summary:
+    """
+    Converts a checkpoint.
+
+    Args:
+        source (`str`): directory or Hub id.
+        destination (`Path`): directory that does not exist yet.
+        to_authors_format (`bool`, defaults to `False`): whether to go from this package's format to the authors'.
+        dtype (`str`, *optional*): number type of the copy; by default that of the source.
+        max_shard_size (`str`, defaults to `"5GB"`): largest file of weights.
+        trust_pickles (`bool`, defaults to `False`): whether pickled weights are read, as weights only.
+        verify (`bool`, defaults to `True`): whether the copy is read back and compared.
+
+    Raises:
+        OSError: if files are missing, `destination` exists or there is no space left.
+        ValueError: if the source is damaged, in another format, or cannot be expressed in the format asked for.
+    """
+    directory = _local(source, trust_pickles)
+    authors_config = read_authors_config(directory)
+    config = FlashSlothConfig.from_pretrained(directory)
+    if to_authors_format and authors_config is not None:
+        raise ValueError(f"{source} is in the authors' format already.")
+    if not to_authors_format and authors_config is None:
+        raise ValueError(f"{source} is in this package's format already; for the way back add --to-authors-format.")
+
+    files = CheckpointFiles(directory, trust_pickles, remedy="add --trust-pickles")
+    shapes = model_shapes(FlashSlothForConditionalGeneration, config)
+    if authors_config is not None:
+        shapes = {to_authors_name(name): shape for name, shape in shapes.items()}
+    check_shapes({name: tensor.shape for name, tensor in files.tensors.items()}, shapes, source)
+    processor = FlashSlothProcessor.from_pretrained(directory)
+
+    torch_dtype = getattr(torch, dtype) if dtype else None
+    config.dtype = torch_dtype or next(iter(files.tensors.values())).dtype
+    size = total_bytes(files.tensors, torch_dtype)
+    with written_aside(destination, size + SMALL_FILES) as partial:
+        if to_authors_format:
+            _save_authors_parts(partial, config, processor)
+        else:
+            _save_our_parts(partial, config, processor, directory)
+        rename = to_authors_name if to_authors_format else to_our_name
+        digests = copy_weights(files, partial, rename, torch_dtype, max_shard_size)
+        copy = CheckpointFiles(partial)
+        if verify:
+            verify_weights(copy, digests)
+    return Summary(
+        directory,
+        [file.name for file in files.files],
+        total_bytes(files.tensors),
+        destination,
+        [file.name for file in copy.files],
+        size,
+        len(digests),
+        str(config.dtype).removeprefix("torch."),
+        verify,
+    )
+
+
+def _local(source: str, trust_pickles: bool) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    if Path(source).exists():
+        raise NotADirectoryError(f"{source} is a file: name the checkpoint's directory.")
+    return Path(snapshot_download(source, allow_patterns=SOURCE_FILES + (["*.bin"] if trust_pickles else [])))
+
+
+def _save_our_parts(
+    directory: Path, config: FlashSlothConfig, processor: FlashSlothProcessor, source: Path
+) -> None:
+    """Writes all but the weights: configuration, generation options, code and processor."""
+    with torch.device("meta"):
+        model = FlashSlothForConditionalGeneration(config).to(config.dtype)
+    if (source / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    end_at_answers(model.generation_config, config)
+    model.save_pretrained(directory, state_dict={})
+    processor.save_pretrained(directory)
+
+
+def _save_authors_parts(directory: Path, config: PreTrainedConfig, processor: FlashSlothProcessor) -> None:
+    entries = config_to_authors(config, processor.image_processor.image_hd)
+    text = config.text_config
+    generation = {name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    for name, content in (("config.json", entries), ("generation_config.json", generation)):
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save_authors_tokenizer(processor.tokenizer, directory)
+
+
+def main() -> str:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SRC", help="directory or Hub id")
+    parser.add_argument("destination", metavar="DST", type=Path, help="directory that does not exist yet")
+    parser.add_argument("--to-authors-format", action="store_true", help="from this package's format to the authors'")
+    parser.add_argument("--dtype", choices=DTYPES, help="number type of DST (default: that of SRC)")
+    parser.add_argument("--max-shard-size", default="5GB", help="largest file of weights (default: %(default)s)")
+    parser.add_argument("--trust-pickles", action="store_true", help="read pickled weights, as weights only")
+    parser.add_argument(
+        "--verify", action=argparse.BooleanOptionalAction, default=True, help="read DST back (default: yes)"
+    )
+    parser.add_argument("--push-to-hub", metavar="REPO", help="then upload DST to this repository, such as me/name")
+    parser.add_argument("--private", action="store_true", help="make a new REPO private")
+    options = vars(parser.parse_args())
+    repo, private = options.pop("push_to_hub"), options.pop("private")
+    summary = str(convert(options.pop("source"), options.pop("destination"), **options))
+    if repo:
+        summary += f"\nUploaded it to {push_to_hub(parser.parse_args().destination, repo, private=private)}."
+    return summary
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,97 @@
+"""What both training phases share: optimisers, a schedule that ends on time, checkpoints, batches made ahead."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Batch = TypeVar("Batch")
+CHECKPOINT_SECONDS = 180
+WARM_UP, DECAY_FROM = 0.02, 0.4
+"""Shares of the planned time: the learning rate rises until the first and falls to zero from the second on."""
+
+
+class Optimisers:
+    """Muon for the weight matrices of transformer layers, AdamW for everything else."""
+
+    def __init__(self, modules: list[nn.Module], matrix_lr: float, other_lr: float, weight_decay: float = 0.02):
+        matrices, others = [], []
+        for module in modules:
+            for name, parameter in module.named_parameters():
+                is_matrix = parameter.ndim == 2 and ("layers." in name or "embq" in name or "projector" in name)
+                (matrices if is_matrix and min(parameter.shape) > 1 else others).append(parameter)
+        self.optimisers = [
+            torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.peaks = (matrix_lr, other_lr)
+        self.parameters = matrices + others
+
+    def step(self, loss: torch.Tensor, factor: float) -> None:
+        """One update, gradients clipped to norm 1, at `factor` times the peak learning rates."""
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimiser, peak in zip(self.optimisers, self.peaks, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = peak * factor
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict]:
+        return [optimiser.state_dict() for optimiser in self.optimisers]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for optimiser, state in zip(self.optimisers, states, strict=True):
+            optimiser.load_state_dict(state)
+
+
+class Clock:
+    """Time trained so far, over interruptions, and the learning rate's factor that follows from it."""
+
+    def __init__(self, minutes: float, elapsed: float = 0.0):
+        self.planned = minutes * 60
+        self.started = time.monotonic() - elapsed
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def finished(self) -> bool:
+        return self.elapsed >= self.planned
+
+    @property
+    def factor(self) -> float:
+        """Rises to 1, stays, and falls to 0 along a cosine as the planned time runs out."""
+        done = min(1.0, self.elapsed / self.planned)
+        if done < WARM_UP:
+            return max(0.05, done / WARM_UP)
+        if done < DECAY_FROM:
+            return 1.0
+        return 0.5 + 0.5 * math.cos(math.pi * (done - DECAY_FROM) / (1 - DECAY_FROM))
+
+
+def save_checkpoint(path: Path, **state: object) -> None:
+    """Write `state` so that an interruption leaves either the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def made_ahead(make: Callable[[int], Batch], first: int) -> Iterator[Batch]:
+    """`make(first)`, `make(first + 1)`, ..., each made in a thread while its predecessor is used."""
+    with ThreadPoolExecutor(1) as pool:
+        index, pending = first, pool.submit(make, first)
+        while True:
+            ready = pending.result()
+            index += 1
+            pending = pool.submit(make, index)
+            yield ready

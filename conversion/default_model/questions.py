@@ -1,0 +1,180 @@
+"""Questions about a scene, in many wordings, with their one true answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+
+from . import wordings
+from .scenes import Scene, Thing
+from .vocabulary import COLOURS, CORNERS, EASY_VQA_COLOURS, EASY_VQA_SHAPES, EMOJI, SHAPES, plural, with_article
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, its true answer, and the family that the evaluation counts it under."""
+
+    question: str
+    answer: str
+    family: str
+
+
+def questions_about(scene: Scene, random: Random) -> list[Turn]:
+    """Every question that can be asked about `scene`, in random wordings and a random order."""
+    if scene.questions:
+        turns = [Turn(_official_case(question, random), answer, "easy-vqa") for question, answer in scene.questions]
+    else:
+        turns = [turn for ask in FAMILIES for turn in ask(scene, random)]
+    random.shuffle(turns)
+    return turns
+
+
+def restyled(question: str, random: Random) -> str:
+    """`question` as people type it: now and then in lower or upper case or without its question mark."""
+    style = random.random()
+    if style < 0.12:
+        return question.lower().rstrip("?.")
+    if style < 0.2:
+        return question.lower()
+    if style < 0.24:
+        return question.upper()
+    if style < 0.28:
+        return question.rstrip("?.")
+    return question
+
+
+def _official_case(question: str, random: Random) -> str:
+    return question.capitalize() if random.random() < 0.15 else question
+
+
+def _ask(family: str, wordings: tuple[str, ...], answer: str, random: Random, **words: str) -> Turn:
+    if "{color}" in (wording := random.choice(wordings)):
+        words["color"] = random.choice(("color", "colour"))
+    return Turn(restyled(wording.format(**words), random), answer, family)
+
+
+def _yes(truth: bool) -> str:
+    return "yes" if truth else "no"
+
+
+def _lone(scene: Scene) -> Thing | None:
+    """The only thing in the scene, if there is only one."""
+    return scene.things[0] if len(scene.things) == 1 else None
+
+
+def _name(scene: Scene, random: Random) -> Iterator[Turn]:
+    thing = _lone(scene)
+    if thing and thing.colour is None:
+        yield _ask("name", wordings.NAME + wordings.NAME_EMOJI, thing.name, random)
+    elif thing:
+        yield _ask("shape", wordings.NAME_SHAPE + wordings.NAME[:4], thing.name, random)
+
+
+def _corner(scene: Scene, random: Random) -> Iterator[Turn]:
+    in_corner = {thing.corner: thing for thing in scene.things if thing.corner}
+    if not in_corner:
+        return
+    empty = [corner for corner in CORNERS if corner not in in_corner]
+    for corner in random.sample(tuple(in_corner), 2):
+        thing = in_corner[corner]
+        if thing.colour and random.random() < 0.4:
+            yield _ask("corner", wordings.CORNER_COLOUR, thing.colour, random, corner=corner)
+        else:
+            wordings = wordings.CORNER if thing.colour else wordings.CORNER + wordings.CORNER_EMOJI
+            yield _ask("corner", wordings, thing.name, random, corner=corner)
+    if empty and random.random() < 0.3:
+        yield _ask("corner", wordings.CORNER, "nothing", random, corner=random.choice(empty))
+
+
+def _where(scene: Scene, random: Random) -> Iterator[Turn]:
+    thing = random.choice(scene.things)
+    if thing.corner:
+        words = f"{thing.colour} {thing.name}" if thing.colour and random.random() < 0.3 else thing.name
+        yield _ask("where", wordings.WHERE, thing.corner, random, thing=words)
+
+
+def _count(scene: Scene, random: Random) -> Iterator[Turn]:
+    names = [thing.name for thing in scene.things]
+    asked = names[0] if scene.kind == "counting" else random.choice(names)
+    if scene.kind in ("counting", "several", "single"):
+        yield _ask("count", wordings.COUNT, str(names.count(asked)), random, things=plural(asked))
+    if random.random() < 0.12:
+        absent = random.choice(tuple(SHAPES if scene.things[0].colour else EMOJI))
+        yield _ask("count", wordings.COUNT, str(names.count(absent)), random, things=plural(absent))
+    if scene.things[0].colour and (scene.kind != "easy-vqa" or random.random() < 0.2):
+        yield _ask("count", wordings.COUNT, str(len(names)), random, things=random.choice(wordings.ANY_SHAPES))
+    elif scene.kind in ("several", "counting") and random.random() < 0.25:
+        yield _ask("count", wordings.COUNT, str(len(names)), random, things=random.choice(wordings.ANY_THINGS))
+
+
+def _present(scene: Scene, random: Random) -> Iterator[Turn]:
+    names = {thing.name for thing in scene.things}
+    has_shapes = scene.things[0].colour is not None
+    pool = SHAPES if has_shapes else tuple(EMOJI)
+    for _ in range(2 if scene.kind in ("several", "corners") else 1):
+        asked = random.choice(tuple(sorted(names)) if random.random() < 0.5 else pool)
+        if len(scene.things) == 1 and random.random() < 0.3:
+            yield _ask("present", wordings.IS_THIS, _yes(asked in names), random, a_thing=with_article(asked))
+        elif random.random() < 0.2:
+            yield _ask("present", wordings.PRESENT_MANY, _yes(asked in names), random, things=plural(asked))
+        else:
+            yield _ask("present", wordings.PRESENT, _yes(asked in names), random, a_thing=with_article(asked))
+    if has_shapes:
+        yield _coloured_present(scene, random)
+
+
+def _coloured_present(scene: Scene, random: Random) -> Turn:
+    """Is there a red circle, or a red shape: often one whose colour and shape are there, but not on one thing."""
+    pairs = {(thing.colour, thing.name) for thing in scene.things}
+    colour, name = random.choice(scene.things).colour, random.choice(scene.things).name
+    if random.random() < 0.35:
+        colour = random.choice(tuple(COLOURS))
+    if random.random() < 0.35:
+        true = colour in {pair[0] for pair in pairs}
+        return _ask("present", wordings.PRESENT, _yes(true), random, a_thing=with_article(f"{colour} shape"))
+    return _ask("present", wordings.PRESENT, _yes((colour, name) in pairs), random, a_thing=with_article(f"{colour} {name}"))
+
+
+def _colour(scene: Scene, random: Random) -> Iterator[Turn]:
+    names = [thing.name for thing in scene.things]
+    unique = [thing for thing in scene.things if thing.colour and names.count(thing.name) == 1]
+    for thing in random.sample(unique, min(2, len(unique))):
+        wordings = wordings.COLOUR + wordings.COLOUR_LONE if len(names) == 1 else wordings.COLOUR
+        asked = "shape" if len(names) == 1 and random.random() < 0.3 else thing.name
+        yield _ask("colour", wordings, thing.colour, random, shape=asked)
+
+
+def _shape(scene: Scene, random: Random) -> Iterator[Turn]:
+    colours = [thing.colour for thing in scene.things]
+    unique = [thing for thing in scene.things if thing.colour and colours.count(thing.colour) == 1]
+    for thing in random.sample(unique, min(2, len(unique))):
+        yield _ask("shape", wordings.SHAPE, thing.name, random, colour=thing.colour)
+
+
+def _easy_vqa(scene: Scene, random: Random) -> Iterator[Turn]:
+    """easy-VQA's questions about a scene like its own, yes and no equally often."""
+    thing = _lone(scene)
+    if thing is None or thing.name not in EASY_VQA_SHAPES or thing.colour not in EASY_VQA_COLOURS:
+        return
+    yield Turn(random.choice(wordings.EASY_VQA_SHAPE), thing.name, "easy-vqa")
+    asked = random.choice(("shape", thing.name))
+    yield Turn(random.choice(wordings.EASY_VQA_COLOUR).format(shape=asked), thing.colour, "easy-vqa")
+    for pool, true in ((EASY_VQA_SHAPES, thing.name), (EASY_VQA_COLOURS, thing.colour)):
+        asked = true if random.random() < 0.5 else random.choice(pool)
+        words = f"{asked} shape" if asked in EASY_VQA_COLOURS else asked
+        if random.random() < 0.5:
+            yield Turn(random.choice(wordings.EASY_VQA_PRESENT).format(thing=words), _yes(asked == true), "easy-vqa")
+        else:
+            yield Turn(random.choice(wordings.EASY_VQA_ABSENT).format(thing=words), _yes(asked != true), "easy-vqa")
+
+
+FAMILIES: tuple[Callable[[Scene, Random], Iterator[Turn]], ...] = (
+    _name,
+    _corner,
+    _where,
+    _count,
+    _present,
+    _colour,
+    _shape,
+    _easy_vqa,
+)

@@ -1,0 +1,259 @@
+"""Images to views: one view, or in HD the whole image and its four quarters."""
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, ChannelDimension, SizeDict
+from transformers.processing_utils import ImagesKwargs
+
+from .image_inputs import decode_array, decode_pil, flatten, read_images
+
+# Grey of the square that an HD image is centred on (released preprocessing: 255 times the mean, rounded down).
+PADDING_VALUE = 127
+# Pixels of that square in memory at once: the square of a 1 x 20,000 panorama has 400 million.
+STRIP_PIXELS = 2**24
+
+
+class FlashSlothImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    Options of the image processor beyond transformers' own.
+
+    Attributes:
+        image_hd (`bool`): whether an image becomes five views instead of one.
+        do_exif_transpose (`bool`): whether an image is turned upright as its EXIF orientation says.
+    """
+
+    image_hd: bool | None
+    do_exif_transpose: bool | None
+
+
+class _FlashSlothViews:
+    """What the PIL and the torchvision image processor share: defaults, reading of inputs, checks."""
+
+    valid_kwargs = FlashSlothImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+
+    size = {"height": 384, "width": 384}
+    resample = Image.Resampling.BICUBIC
+    image_mean = IMAGENET_STANDARD_MEAN
+    image_std = IMAGENET_STANDARD_STD
+    do_convert_rgb = True
+    do_exif_transpose = True
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    image_hd = False
+
+    def fetch_images(self, image_url_or_urls):
+        """Reads images, keeping the nesting of the lists they come in; see [`FlashSlothImageProcessor`]."""
+        return read_images(image_url_or_urls)
+
+    def _prepare_image_like_inputs(self, images, *args, expected_ndims: int = 3, **kwargs):
+        images = flatten(self.fetch_images(images))
+        if not images:
+            raise ValueError("There are no images to process: leave `images` out for a text without images.")
+        processed = []
+        for index, image in enumerate(images):
+            try:
+                processed.append(self.process_image(image, *args, **kwargs))
+            except (ValueError, TypeError, OSError) as error:
+                raise ValueError(f"images[{index}]: {error}") from error
+        return processed
+
+    def _validate_preprocess_kwargs(self, do_resize=None, size=None, image_hd=None, **kwargs):
+        if do_resize and not (size.height and size.width):
+            raise ValueError(f"`size` needs `height` and `width`, as every view is squashed to it, got {dict(size)}.")
+        if image_hd and not do_resize:
+            raise ValueError("`image_hd=True` cuts a resized image into quarters and so needs `do_resize=True`.")
+        super()._validate_preprocess_kwargs(do_resize=do_resize, size=size, **kwargs)
+
+    def to_dict(self):
+        """Returns the options as a dictionary, under the name that loads either backend."""
+        return super().to_dict() | {"image_processor_type": FlashSlothImageProcessor.__name__}
+
+
+class FlashSlothImageProcessor(_FlashSlothViews, PilBackend):
+    """
+    Turns images into views with Pillow; its pixels equal those of the released preprocessing bit for bit.
+
+    Base: the image squashed to `size`. HD: this view, then the image centred on a grey square, resized to twice `size`
+    and cut into four quarters, row by row (arXiv 2412.04317; `image_hd` in the released configuration).
+
+    An image is a PIL image of any mode, an array or tensor (HW, HWC or CHW), a path, URL, `data:` URI, base64 string or
+    encoded bytes; lists of images may be nested. All become 8-bit RGB as `Image.convert` makes it: transparency is
+    dropped, not blended. 16-bit pixels are scaled to 8 bits; float pixels count from 0 to 1, or in whole numbers from
+    0 to 255.
+
+    Args:
+        size (`dict[str, int]`, defaults to `{"height": 384, "width": 384}`):
+            Size of a view.
+        image_hd (`bool`, defaults to `False`):
+            Whether an image becomes five views (HD) instead of one.
+        do_exif_transpose (`bool`, defaults to `True`):
+            Whether an image is turned upright as its EXIF orientation says. The released code does not turn images.
+        do_convert_rgb, do_resize, resample, do_rescale, rescale_factor, do_normalize, image_mean, image_std:
+            As in every image processor; by default RGB, bicubic, then `value / 255`, then `(x - 0.5) / 0.5`.
+
+    Returns (from a call):
+        [`BatchFeature`] with `pixel_values` (`float32`, `(images, V, 3, height, width)`), V 1 or 5.
+
+    Raises:
+        ValueError: for an input that is no image, naming it, what is wrong with it and how to mend it.
+
+    Example:
+
+    ```python
+    >>> from transformers_flashsloth import FlashSlothImageProcessor
+
+    >>> image_processor = FlashSlothImageProcessor()
+    >>> image_processor("cat.jpg", image_hd=True, return_tensors="pt").pixel_values.shape
+    torch.Size([1, 5, 3, 384, 384])
+    ```
+    """
+
+    def process_image(
+        self, image, do_convert_rgb=None, do_exif_transpose=None, do_rescale=None, input_data_format=None, **kwargs
+    ) -> Image.Image:
+        """Converts a PIL image, array or tensor to an upright 8-bit RGB PIL image."""
+        if not isinstance(image, Image.Image):
+            image = decode_array(
+                image, do_convert_rgb=do_convert_rgb, do_rescale=do_rescale, input_data_format=input_data_format
+            )
+            image = Image.fromarray(image.permute(1, 2, 0).squeeze(2).contiguous().cpu().numpy())
+        return decode_pil(image, do_exif_transpose=do_exif_transpose, do_convert_rgb=do_convert_rgb)
+
+    def _preprocess(
+        self,
+        images: list[Image.Image],
+        do_resize: bool,
+        size: SizeDict,
+        resample: Image.Resampling,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: tuple[float, ...],
+        image_std: tuple[float, ...],
+        image_hd: bool,
+        return_tensors: str | None,
+        **kwargs,
+    ) -> BatchFeature:
+        views = []
+        for image in images:
+            views.append(image.resize((size.width, size.height), resample) if do_resize else image)
+            if image_hd:
+                square = _resize_on_square(image, 2 * size.width, 2 * size.height, resample)
+                views.extend(_quarters(square, size.width, size.height))
+        _check_equal_sizes([view.size for view in views])
+        pixels = np.stack([np.atleast_3d(np.asarray(view, dtype=np.uint8)) for view in views])  # (N * V, H, W, C)
+
+        # A pixel takes 256 values, so each step is computed once for all of them.
+        values = np.broadcast_to(np.arange(256, dtype=np.uint8), (pixels.shape[-1], 1, 256))
+        if do_rescale:
+            values = self.rescale(values, rescale_factor)
+        if do_normalize:
+            values = self.normalize(values, image_mean, image_std)
+        pixels = np.stack([value[0][pixels[..., channel]] for channel, value in enumerate(values)], axis=1)
+        pixels = pixels.reshape(len(images), -1, *pixels.shape[1:])  # (N, V, C, H, W)
+        return BatchFeature(data={"pixel_values": pixels}, tensor_type=return_tensors)
+
+
+class FlashSlothImageProcessorTorchvision(_FlashSlothViews, TorchvisionBackend):
+    """
+    [`FlashSlothImageProcessor`] on torchvision, for tensors that are on an accelerator already. It resizes a grey level
+    differently from Pillow here and there, so it has to be asked for: `backend="torchvision"`.
+    """
+
+    def process_image(
+        self,
+        image,
+        do_convert_rgb=None,
+        do_exif_transpose=None,
+        do_rescale=None,
+        input_data_format=None,
+        device=None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Converts a PIL image, array or tensor to an upright 8-bit RGB tensor, CHW."""
+        if isinstance(image, Image.Image):
+            image = decode_pil(image, do_exif_transpose=do_exif_transpose, do_convert_rgb=do_convert_rgb)
+            image, input_data_format = np.atleast_3d(np.asarray(image)), ChannelDimension.LAST
+        image = decode_array(
+            image, do_convert_rgb=do_convert_rgb, do_rescale=do_rescale, input_data_format=input_data_format
+        )
+        return image.to(device)
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        resample: Image.Resampling,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: tuple[float, ...],
+        image_std: tuple[float, ...],
+        image_hd: bool,
+        return_tensors: str | None,
+        **kwargs,
+    ) -> BatchFeature:
+        views = []
+        for image in images:
+            views.append(self.resize(image, size, resample) if do_resize else image)
+            if image_hd:
+                height, width = image.shape[1:]
+                left, top, side = _centre(width, height)
+                margins = (left, side - left - width, top, side - top - height)
+                square = torch.nn.functional.pad(image, margins, value=PADDING_VALUE)
+                square = self.resize(square, SizeDict(height=2 * size.height, width=2 * size.width), resample)
+                views.extend(quarter for half in square.chunk(2, dim=1) for quarter in half.chunk(2, dim=2))
+        _check_equal_sizes([view.shape for view in views])
+        pixels = self.rescale_and_normalize(
+            torch.stack(views), do_rescale, rescale_factor, do_normalize, image_mean, image_std
+        )
+        pixels = pixels.reshape(len(images), -1, *pixels.shape[1:])  # (N, V, C, H, W)
+        return BatchFeature(data={"pixel_values": pixels}, tensor_type=return_tensors)
+
+
+def _centre(width: int, height: int) -> tuple[int, int, int]:
+    """Returns the left and top edge of an image on its square, and the square's side."""
+    side = max(width, height)
+    return (side - width) // 2, (side - height) // 2, side
+
+
+def _resize_on_square(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Image.Image:
+    """
+    Centres an image on a grey square and resizes the square to `width` x `height`.
+
+    Pillow resizes rows first and columns second; doing so in strips gives its pixels without the whole square.
+    """
+    left, top, side = _centre(*image.size)
+    grey = (PADDING_VALUE,) * len(image.getbands())
+    strip = max(1, STRIP_PIXELS // side)
+
+    rows = Image.new(image.mode, (width, image.height))
+    for y in range(0, image.height, strip):
+        band = Image.new(image.mode, (side, min(strip, image.height - y)), grey)
+        band.paste(image.crop((0, y, image.width, y + band.height)), (left, 0))
+        rows.paste(band.resize((width, band.height), resample), (0, y))
+
+    square = Image.new(image.mode, (width, height))
+    for x in range(0, width, strip):
+        band = Image.new(image.mode, (min(strip, width - x), side), grey)
+        band.paste(rows.crop((x, 0, x + band.width, rows.height)), (0, top))
+        square.paste(band.resize((band.width, height), resample), (x, 0))
+    return square
+
+
+def _quarters(image: Image.Image, width: int, height: int) -> list[Image.Image]:
+    return [image.crop((x, y, x + width, y + height)) for y in (0, height) for x in (0, width)]
+
+
+def _check_equal_sizes(sizes: list[tuple[int, ...]]):
+    if len(set(sizes)) > 1:
+        raise ValueError(f"Without resizing, all images must have one size, got {sorted(map(tuple, set(sizes)))}.")
+
+
+__all__ = ["FlashSlothImageProcessor", "FlashSlothImageProcessorTorchvision"]

@@ -1,0 +1,231 @@
+"""
+Conversations and images to model inputs.
+
+What a user types can never become structure. The chat template refuses any message (of any role) that contains the
+text of a special token (`<image>`, `<learnable>`, `</s>`, padding and the like), and puts a blank before the colon of
+the role headers `USER:` and `ASSISTANT:`. It does so after joining the parts of a message, and whatever the template
+writes next to a message begins or ends with a blank, a newline or a special token, so that no header or special token
+can arise where the two meet either. A prompt passed as `text=` is taken as it is: there, placeholders are structure.
+"""
+
+import re
+from pathlib import Path
+
+from transformers.image_processing_utils import get_size_dict
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import MultiModalData, ProcessorMixin
+
+from .authors_processor import read_authors_processor
+from .image_inputs import flatten
+
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
+
+class FlashSlothProcessor(ProcessorMixin):
+    """
+    Wraps a [`FlashSlothImageProcessor`] and a tokenizer, and expands the placeholders of images and queries.
+
+    A call returns `input_ids` and `attention_mask` `(B, L)` and, if there are images, `pixel_values`
+    `(images, V, 3, height, width)`; with `return_mm_token_type_ids=True` also `mm_token_type_ids` `(B, L)`, 1 at image
+    positions. Options of the image processor such as `image_hd=True` can be given per call.
+
+    The chat template refuses messages that contain the text of a special token, and writes `USER :` for a typed
+    `USER:` (likewise `ASSISTANT:`), so that nothing typed can forge the prompt's structure.
+
+    Args:
+        image_processor ([`FlashSlothImageProcessor`]):
+            Makes views of images.
+        tokenizer ([`PreTrainedTokenizerBase`]):
+            Has `image_token` and `query_token` among its added tokens.
+        image_token (`str`, defaults to `"<image>"`):
+            Stands for an image; becomes as many tokens as pooling leaves of its views. Where it is not the default, the
+            tokenizer has to name it as its `image_token` too, for the chat template to write it.
+        query_token (`str`, defaults to `"<learnable>"`):
+            Ends a user turn; becomes `num_query_tokens` tokens. Not the default: as for `image_token`.
+        num_query_tokens (`int`, defaults to 9):
+            Learned queries of a turn, as in the model's config.
+        patch_size (`int`, defaults to 14):
+            Side of a patch of the vision tower, in pixels.
+        pooling_window (`int`, defaults to 3):
+            Side of the window of patches that becomes one token, as in the model's config.
+        chat_template (`str`, *optional*):
+            Jinja template of a conversation; by default that of the release, in `chat_template.jinja`.
+
+    Raises:
+        ValueError: at construction, if the tokenizer lacks a placeholder; in a call, if images and placeholders differ
+            in number, or if truncation to `max_length` cuts an image or a query run.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoProcessor
+    >>> import transformers_flashsloth
+
+    >>> processor = AutoProcessor.from_pretrained("path/to/flashsloth")
+    >>> content = [{"type": "image", "path": "cat.jpg"}, {"type": "text", "text": "What is this?"}]
+    >>> inputs = processor.apply_chat_template(
+    ...     [{"role": "user", "content": content}],
+    ...     add_generation_prompt=True,
+    ...     tokenize=True,
+    ...     return_dict=True,
+    ...     return_tensors="pt",
+    ... )
+    ```
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        image_token: str = "<image>",
+        query_token: str = "<learnable>",
+        num_query_tokens: int = 9,
+        patch_size: int = 14,
+        pooling_window: int = 3,
+        chat_template: str | None = None,
+        **kwargs,
+    ):
+        if chat_template is None and CHAT_TEMPLATE.exists():
+            chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+        missing = [token for token in (image_token, query_token) if token not in tokenizer.added_tokens_encoder]
+        if missing:
+            raise ValueError(
+                f"The tokenizer has no token {' and no token '.join(missing)}. Add what is missing with "
+                f"`tokenizer.add_tokens({missing}, special_tokens=True)` and give the model's config their ids."
+            )
+        self.image_token = image_token
+        self.query_token = query_token
+        self.num_query_tokens = num_query_tokens
+        self.patch_size = patch_size
+        self.pooling_window = pooling_window
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As upstream's, and also for a checkpoint in the authors' format, which has no processor files."""
+        parts = read_authors_processor(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs) if parts is None else cls(**parts)
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the token that stands for a pooled image feature."""
+        return self.tokenizer.convert_tokens_to_ids(self.image_token)
+
+    @property
+    def query_token_id(self) -> int:
+        """Id of the token that stands for a learned query."""
+        return self.tokenizer.convert_tokens_to_ids(self.query_token)
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        """What a tokenizer may return and the model does not take."""
+        return ["token_type_ids"]
+
+    def prepare_inputs_layout(self, images: ImageInput | None = None, text=None, **kwargs):
+        """Reads the images; rows without any (`[]`, `[[], []]`) count as no images at all."""
+        if not isinstance(text, (str, list, tuple, type(None))):
+            raise ValueError(f"`text` must be a string or list of strings, got {type(text).__name__}.")
+        images, *rest = super().prepare_inputs_layout(images=images, text=text, **kwargs)
+        return images if images is None or flatten(images) else None, *rest
+
+    def validate_inputs(self, images: ImageInput | None = None, text: list[str] | None = None, **kwargs):
+        """Checks that the texts (each of them, where images are nested) have as many placeholders as images."""
+        nested = isinstance(images, list) and any(isinstance(row, list) for row in images)
+        if nested and any(not isinstance(row, list) or any(isinstance(item, list) for item in row) for row in images):
+            raise ValueError("`images` must be an image, a list of images, or a list with a list for each text.")
+        if text is not None:
+            if not all(isinstance(sample, str) for sample in text):
+                raise ValueError("`text` must be a string or list of strings.")
+            needed = [sample.count(self.image_token) for sample in text]
+            given = 0 if images is None else [len(row) for row in images] if nested else len(flatten(images))
+            if given != (needed if nested else sum(needed)):
+                raise ValueError(
+                    f"The number of {self.image_token} tokens in the prompts should be the same as the number of "
+                    f"images passed, but the prompts hold {needed} and the images are {given}."
+                )
+        super().validate_inputs(images=images, text=text, **kwargs)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        """Returns the placeholders of one image: one for each token that pooling leaves of each view."""
+        num_views, _, height, width = image_inputs["pixel_values"][image_idx].shape
+        return self.image_token * (num_views * self._tokens_per_view(height, width))
+
+    def get_text_with_replacements(
+        self, text: list[str], images_replacements: list[str] = (), videos_replacements=(), audio_replacements=()
+    ) -> tuple[list[str], list[list[dict]]]:
+        """
+        Expands the placeholders of images and queries.
+
+        Args:
+            text (`list[str]`): prompts, a placeholder for each image and each query run.
+            images_replacements (`list[str]`): what the images become, in reading order; none leaves them as they are.
+
+        Returns:
+            The expanded prompts and, for each, a list of `{"type", "span", "new_span", "text", "replacement"}`, with
+            the type `"image"` or `"query"` and spans in characters before and after.
+        """
+        images = iter(images_replacements)
+        patterns = {"image": self.image_token, "query": self.query_token}
+        if not images_replacements:
+            del patterns["image"]
+        pattern = re.compile("|".join(f"(?P<{name}>{re.escape(token)})" for name, token in patterns.items()))
+
+        expanded_text, offsets = [], []
+        for sample in text:
+            expanded, end, sample_offsets = "", 0, []
+            for match in pattern.finditer(sample):
+                is_image = match.lastgroup == "image"
+                replacement = next(images) if is_image else self.query_token * self.num_query_tokens
+                expanded += sample[end : match.start()]
+                sample_offsets.append(
+                    {
+                        "type": match.lastgroup,
+                        "span": match.span(),
+                        "new_span": (len(expanded), len(expanded) + len(replacement)),
+                        "text": match.group(),
+                        "replacement": replacement,
+                    }
+                )
+                expanded += replacement
+                end = match.end()
+            expanded_text.append(expanded + sample[end:])
+            offsets.append(sample_offsets)
+        return expanded_text, offsets
+
+    def _check_special_mm_tokens(self, text: list[str], text_inputs, modalities: list[str]):
+        """Refuses a truncation that cuts placeholders; upstream's check knows those of images only."""
+        input_ids = text_inputs["input_ids"]
+        if not isinstance(input_ids, list):
+            input_ids = input_ids.tolist()
+        for token, token_id in ((self.image_token, self.image_token_id), (self.query_token, self.query_token_id)):
+            needed = [sample.count(token) for sample in text]
+            kept = [ids.count(token_id) for ids in input_ids]
+            if kept != needed:
+                raise ValueError(
+                    f"Truncation cut {token} tokens: the prompts need {needed}, {kept} are left. Raise `max_length`, "
+                    "turn truncation off, or shorten the text."
+                )
+
+    def _get_num_multimodal_tokens(self, image_sizes: list[tuple[int, int]] | None = None, **kwargs) -> MultiModalData:
+        """Counts the tokens of images by their sizes `(height, width)`, for serving engines."""
+        if image_sizes is None:
+            return MultiModalData()
+        size = get_size_dict(kwargs.get("size") or self.image_processor.size)
+        image_hd = self.image_processor.image_hd if kwargs.get("image_hd") is None else kwargs["image_hd"]
+        num_tokens = (5 if image_hd else 1) * self._tokens_per_view(size["height"], size["width"])
+        num_images = len(image_sizes)
+        # An image is one row of `pixel_values`, however many views it has.
+        return MultiModalData(num_image_tokens=[num_tokens] * num_images, num_image_patches=[1] * num_images)
+
+    def _tokens_per_view(self, height: int, width: int) -> int:
+        rows = height // self.patch_size // self.pooling_window
+        columns = width // self.patch_size // self.pooling_window
+        if rows * columns == 0:
+            raise ValueError(
+                f"A view of {height} x {width} pixels leaves no token: it needs at least "
+                f"{self.patch_size * self.pooling_window} pixels a side."
+            )
+        return rows * columns
+
+
+__all__ = ["FlashSlothProcessor"]

@@ -1,0 +1,77 @@
+"""
+What a key-value cache remembers of a prompt, so that a conversation goes on without encoding its images again.
+
+EmbQ runs on the prompt only, and a later turn's queries read the un-pooled images of the earlier ones. Those features
+are no keys or values, yet belong to the same conversation; so they live on the cache object, and are copied, kept and
+dropped with it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from transformers.cache_utils import Cache
+
+# Stands for tokens that were decoded one by one, whose ids nobody kept.
+UNKNOWN = -1
+
+
+class PromptMemory(NamedTuple):
+    """
+    Attributes:
+        input_ids (`torch.LongTensor`): ids of the cached positions, `UNKNOWN` for decoded tokens, `(B, L)`.
+        image_features (`torch.Tensor`, *optional*): un-pooled patches of the images in reading order, `(N, V*P, Dv)`.
+        tokens_per_image (`int`): placeholders an image takes.
+    """
+
+    input_ids: torch.Tensor
+    image_features: torch.Tensor | None = None
+    tokens_per_image: int = 1
+
+    def up_to(self, length: int, image_token_id: int) -> "PromptMemory":
+        """The memory of the first `length` positions: cut where the cache was cropped, longer where it was decoded."""
+        grown = max(length - self.input_ids.shape[1], 0)
+        ids = torch.nn.functional.pad(self.input_ids[:, :length], (0, grown), value=UNKNOWN)
+        features = self.image_features
+        if features is not None and grown == 0:
+            rows = (self.input_ids == image_token_id).nonzero()[:: self.tokens_per_image]
+            features = features[rows[:, 1] < length]
+        return self._replace(input_ids=ids, image_features=features)
+
+    def and_then(self, new: "PromptMemory", image_token_id: int) -> "PromptMemory":
+        """This prompt followed by new positions of the same rows and their images."""
+        ids = torch.cat([self.input_ids, new.input_ids], dim=1)
+        if new.image_features is None:
+            return self._replace(input_ids=ids)
+        if self.image_features is None or not len(self.image_features):
+            return new._replace(input_ids=ids)
+        if new.tokens_per_image != self.tokens_per_image:
+            raise ValueError(
+                f"An image of this turn takes {new.tokens_per_image} tokens, those of the earlier turns "
+                f"{self.tokens_per_image}. Use the same `image_hd` throughout a conversation."
+            )
+        # Both parts are in reading order; together, a row's earlier images come before its later ones.
+        rows = [
+            (part.input_ids == image_token_id).nonzero()[:: self.tokens_per_image, 0]  # (N,)
+            for part in (self, new)
+        ]
+        order = torch.cat(rows).argsort(stable=True)
+        features = torch.cat([self.image_features, new.image_features])[order]
+        return PromptMemory(ids, features, self.tokens_per_image)
+
+
+def recall(cache: Cache | None, input_ids: torch.Tensor, image_token_id: int) -> PromptMemory | None:
+    """What `cache` remembers of the rows that `input_ids` `(B, L)` go on; `None` if no prompt came before them."""
+    # A decoding step has no queries, and a traced graph is the first prefill or such a step.
+    if cache is None or input_ids.shape[1] == 1 or torch.compiler.is_compiling():
+        return None
+    length = int(cache.get_seq_length())
+    if length == 0:
+        return None
+    memory = getattr(cache, "prompt_memory", None) or PromptMemory(input_ids[:, :0])
+    return memory.up_to(length, image_token_id)
+
+
+def remember(cache: Cache | None, memory: PromptMemory) -> None:
+    """Puts `memory` on `cache`, if there is one."""
+    if cache is not None:
+        cache.prompt_memory = memory
