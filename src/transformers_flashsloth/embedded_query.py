@@ -121,17 +121,35 @@ class EmbeddedQuery(nn.Module):
         weights = torch.where(readable, weights, torch.zeros_like(weights))
         return self.question_attention.read(weights, text).transpose(1, 2).flatten(2)
 
+    def attention_over_patches(
+        self, hidden_states: torch.Tensor, image_features: torch.Tensor, spans: QuerySpans
+    ) -> torch.Tensor:
+        """
+        How much each query reads of each patch, for the arguments of a call: `(N, H, R*Q, V*P)`, float32. A query's
+        shares of all images of its row sum to 1, or are 0 where it sees none.
+        """
+        return self._image_weights(self._read_question(hidden_states, spans), image_features, spans)
+
     def _read_images(
         self, asked: torch.Tensor, image_features: torch.Tensor, spans: QuerySpans
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        b = MHA(a, X): one softmax over the patches of all images that a run sees. Each image is read on its own, and
-        the parts are summed by their exponentials, so that the cost grows with the images and not with rows x images.
-
-        Returns:
-            what was found, `(B, R*Q, Dv)`, and whether the run sees an image, `(B, R)`.
+        b = MHA(a, X). Returns what was found, `(B, R*Q, Dv)`, and whether the run sees an image, `(B, R)`.
         """
-        num_rows, num_runs, num_queries = spans.positions.shape
+        num_rows, num_runs, _ = spans.positions.shape
+        weights = self._image_weights(asked, image_features, spans)  # (N, H, R*Q, V*P)
+        parts = self.image_attention.read(weights, image_features)  # (N, H, R*Q, Dv/H)
+        found = parts.new_zeros((num_rows, *parts.shape[1:])).index_add(0, spans.image_rows, parts)
+        images_seen = spans.image_rows.new_zeros((num_rows, num_runs))
+        images_seen = images_seen.index_add(0, spans.image_rows, spans.visible.long())
+        return found.transpose(1, 2).flatten(2), images_seen > 0
+
+    def _image_weights(self, asked: torch.Tensor, image_features: torch.Tensor, spans: QuerySpans) -> torch.Tensor:
+        """
+        One softmax over the patches of all images that a run sees. Each image is scored on its own, and the parts are
+        put in proportion by their exponentials, so that the cost grows with the images and not with rows x images.
+        """
+        num_rows, _, num_queries = spans.positions.shape
         rows = spans.image_rows
         keys = self.image_norm(self.image_down_proj(image_features))  # (N, V*P, hidden)
         scores = self.image_attention.scores(asked[rows], keys)  # (N, H, R*Q, V*P)
@@ -144,9 +162,4 @@ class EmbeddedQuery(nn.Module):
         row_peaks = row_peaks.scatter_reduce(0, rows[:, None, None, None].expand_as(peaks), peaks, "amax")
         exponentials = torch.where(visible, scores - row_peaks[rows], float("-inf")).exp()
         totals = exponentials.new_zeros(row_peaks.shape).index_add(0, rows, exponentials.sum(-1, keepdim=True))
-        weights = exponentials / totals.clamp(min=torch.finfo(totals.dtype).tiny)[rows]
-
-        parts = self.image_attention.read(weights, image_features)  # (N, H, R*Q, Dv/H)
-        found = parts.new_zeros((num_rows, *parts.shape[1:])).index_add(0, rows, parts)
-        images_seen = rows.new_zeros((num_rows, num_runs)).index_add(0, rows, spans.visible.long())
-        return found.transpose(1, 2).flatten(2), images_seen > 0
+        return exponentials / totals.clamp(min=torch.finfo(totals.dtype).tiny)[rows]

@@ -29,12 +29,20 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
 from .embedded_query import EmbeddedQuery, QueryTokens
+from .explanation_flashsloth import FlashSlothExplanation, explain
 from .generation_flashsloth import FlashSlothGenerationMixin
 from .loading_flashsloth import check_before_loading, end_at_answers
 from .placeholders import check_length, check_placeholders, ids_of_structure
 from .prompt_memory import PromptMemory, recall, remember
 from .question_spans import find_query_spans
 from .spatial_attention_pooling import SpatialAttentionPooling
+
+# Where the Auto classes find the models in the code that a saved checkpoint carries.
+AUTO_MAP = {
+    "AutoModel": "modeling_flashsloth.FlashSlothModel",
+    "AutoModelForImageTextToText": "modeling_flashsloth.FlashSlothForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_flashsloth.FlashSlothForConditionalGeneration",
+}
 
 
 @dataclass
@@ -106,12 +114,13 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
-        """As upstream's, but a model loaded from the authors' format is saved under our names."""
+        """As upstream's, with the code; a model loaded from the authors' format is saved under our names."""
         if save_original_format:
             raise ValueError(
                 "A model is saved under this package's names. For the authors' format run "
                 "`python conversion/convert_checkpoint.py SAVED_DIRECTORY DST --to-authors-format`."
             )
+        self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, *args, save_original_format=False, **kwargs)
 
     @torch.no_grad()
@@ -295,6 +304,12 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
     ) -> tuple | BaseModelOutputWithPooling:
         """See [`FlashSlothModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
+
+    def explain(
+        self, input_ids: torch.LongTensor, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> FlashSlothExplanation:
+        """What the model looks at in a prompt's images; see `explanation_flashsloth.explain` for the arguments."""
+        return explain(self.model, input_ids, pixel_values, attention_mask)
 
     @can_return_tuple
     def forward(
