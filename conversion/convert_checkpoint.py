@@ -4,8 +4,8 @@ Converts a checkpoint from the authors' format to this package's, or back.
     python conversion/convert_checkpoint.py Tongbo/FlashSloth-3.2B flashsloth-3.2b
     python conversion/convert_checkpoint.py flashsloth-3.2b theirs --to-authors-format
 
-SRC is a directory or Hub id, DST a directory that does not exist yet. Needs as much memory as the largest shard at
-most, and no accelerator. DST appears when it is whole and was read back; an interrupted run leaves nothing at DST.
+SRC is a directory or Hub id, DST a directory that does not exist yet. One tensor at a time is in memory, and no
+accelerator is needed. DST appears when it is whole and was read back; an interrupted run leaves nothing there.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from command_line import run
 from huggingface_hub import snapshot_download
-from push_to_hub import push_to_hub
+from push_to_hub import add_options, push_to_hub
 from transformers import GenerationConfig, PreTrainedConfig
 from weight_stream import copy_weights, total_bytes, verify_weights
 from written_aside import written_aside
@@ -135,9 +135,7 @@ def _local(source: str, trust_pickles: bool) -> Path:
     return Path(snapshot_download(source, allow_patterns=SOURCE_FILES + (["*.bin"] if trust_pickles else [])))
 
 
-def _save_our_parts(
-    directory: Path, config: FlashSlothConfig, processor: FlashSlothProcessor, source: Path
-) -> None:
+def _save_our_parts(directory: Path, config: FlashSlothConfig, processor: FlashSlothProcessor, source: Path) -> None:
     """Writes all but the weights: configuration, generation options, code and processor."""
     with torch.device("meta"):
         model = FlashSlothForConditionalGeneration(config).to(config.dtype)
@@ -169,13 +167,21 @@ def main() -> str:
         "--verify", action=argparse.BooleanOptionalAction, default=True, help="read DST back (default: yes)"
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="then upload DST to this repository, such as me/name")
-    parser.add_argument("--private", action="store_true", help="make a new REPO private")
-    options = vars(parser.parse_args())
-    repo, private = options.pop("push_to_hub"), options.pop("private")
-    summary = str(convert(options.pop("source"), options.pop("destination"), **options))
-    if repo:
-        summary += f"\nUploaded it to {push_to_hub(parser.parse_args().destination, repo, private=private)}."
-    return summary
+    add_options(parser)
+    options = parser.parse_args()
+    summary = convert(
+        options.source,
+        options.destination,
+        to_authors_format=options.to_authors_format,
+        dtype=options.dtype,
+        max_shard_size=options.max_shard_size,
+        trust_pickles=options.trust_pickles,
+        verify=options.verify,
+    )
+    if not options.push_to_hub:
+        return str(summary)
+    url = push_to_hub(options.destination, options.push_to_hub, private=options.private, scores=options.scores)
+    return f"{summary}\nUploaded it to {url}."
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -48,10 +48,10 @@ def copy_weights(
             with open(directory / file, "wb") as stream:
                 stream.write(_header({name: planned[name] for name in shard}))
                 for name in shard:
-                    content = _bytes(source.read(names[name]).to(planned[name].dtype))
-                    stream.write(content)
-                    digests[name] = _digest(content)
-                    progress.update(len(content))
+                    tensor = source.read(names[name]).to(planned[name].dtype)
+                    stream.write(_bytes(tensor))
+                    digests[name] = _digest(tensor)
+                    progress.update(tensor.nbytes)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -64,10 +64,10 @@ def verify_weights(copy: CheckpointFiles, digests: dict[str, str]) -> None:
         raise ValueError(f"{copy.directory} holds other tensors than were written to it.")
     with _progress("Verifying", copy.tensors) as progress:
         for name in copy.tensors:
-            content = _bytes(copy.read(name))
-            if _digest(content) != digests[name]:
-                raise ValueError(f"{name} in {copy.tensors[name].file} is not what was written: the disk may be faulty.")
-            progress.update(len(content))
+            tensor = copy.read(name)
+            if _digest(tensor) != digests[name]:
+                raise ValueError(f"{name} in {copy.directory} is not what was written: the disk may be faulty.")
+            progress.update(tensor.nbytes)
 
 
 def total_bytes(tensors: dict[str, TensorInfo | torch.Tensor], dtype: torch.dtype | None = None) -> int:
@@ -90,8 +90,8 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def _digest(content: memoryview) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+def _digest(tensor: torch.Tensor) -> str:
+    return hashlib.blake2b(_bytes(tensor), digest_size=16).hexdigest()
 
 
 def _progress(label: str, tensors: dict[str, TensorInfo | torch.Tensor]) -> tqdm:

@@ -76,6 +76,15 @@ def test_the_context_cuts_an_answer_short_and_refuses_a_long_question(image, tin
         conversation.ask("What? " * 300)
 
 
+def test_the_checkpoint_says_how_long_an_answer_may_be(image, tiny_checkpoint, monkeypatch):
+    conversation = Conversation([image], checkpoint=tiny_checkpoint, device="cpu")
+    conversation.model.generation_config.max_new_tokens = 3
+
+    inputs, _ = inputs_of(conversation, monkeypatch, "What?")
+
+    assert inputs["max_new_tokens"] == 3
+
+
 @pytest.mark.parametrize("device, dtype", [("cpu", torch.float32), ("cuda", torch.bfloat16)])
 def test_weights_are_float32_on_a_cpu_and_as_saved_elsewhere(image, tiny_checkpoint, monkeypatch, device, dtype):
     saved = Conversation([image], checkpoint=tiny_checkpoint, device="cpu", dtype="bfloat16")

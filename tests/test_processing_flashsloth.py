@@ -31,7 +31,7 @@ def processor():
 
 
 @pytest.fixture(scope="module")
-def small(request):
+def small():
     """Views of 84 x 84 pixels become 2 x 2 tokens."""
     image_processor = FlashSlothImageProcessor(size={"height": 84, "width": 84})
     return FlashSlothProcessor(image_processor, build_phi_tokenizer())

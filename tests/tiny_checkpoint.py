@@ -5,10 +5,12 @@ from pathlib import Path
 from transformers import set_seed
 
 from tests.phi_tokenizer import build_phi_tokenizer
-from transformers_flashsloth.configuration_flashsloth import FlashSlothConfig
-from transformers_flashsloth.image_processing_flashsloth import FlashSlothImageProcessor
-from transformers_flashsloth.modeling_flashsloth import FlashSlothForConditionalGeneration
-from transformers_flashsloth.processing_flashsloth import FlashSlothProcessor
+from transformers_flashsloth import (
+    FlashSlothConfig,
+    FlashSlothForConditionalGeneration,
+    FlashSlothImageProcessor,
+    FlashSlothProcessor,
+)
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 

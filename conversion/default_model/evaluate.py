@@ -23,13 +23,11 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-import transformers_flashsloth
-
 from .assets import TRAINED_STYLES, UNSEEN_STYLE, load_easy_vqa
 from .questions import Turn, questions_about
 from .scenes import IMAGE_SIZE, KINDS, scene_of
+from .train import DEFAULT_CHECKPOINT
 
-DEFAULT_MODEL = Path(transformers_flashsloth.__file__).with_name("default_checkpoint")
 QUESTIONS_PER_FAMILY = 1000
 BLIND_SCENES = 30_000
 BATCH_SIZE = 64
@@ -179,7 +177,7 @@ def table(results: list[Result], markdown: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="directory of a checkpoint")
+    parser.add_argument("--model", type=Path, default=DEFAULT_CHECKPOINT, help="directory of a checkpoint")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.add_argument("--questions", type=int, default=QUESTIONS_PER_FAMILY, help="questions of each drawn family")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -13,7 +13,7 @@ from transformers import SiglipVisionModel
 from .architecture import attention_for, vision_config
 from .dense import DenseHeads, dense_labels, pixel_values
 from .optimisation import CHECKPOINT_SECONDS, Clock, Optimisers, made_ahead, save_checkpoint
-from .scenes import scene_of
+from .scenes import PatchLabels, scene_of
 
 MIXTURE = {
     "single": 0.25,
@@ -47,11 +47,11 @@ def pretrain_vision(path: Path, minutes: float, seed: int, device: torch.device)
         optimisers.load_state_dict(state["optimisers"])
         step, elapsed = state["step"], state["elapsed"]
 
-    def make_batch(index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def make_batch(index: int) -> tuple[torch.Tensor, PatchLabels]:
         random = Random(f"vision {seed} {index}")
         kinds = random.choices(tuple(MIXTURE), tuple(MIXTURE.values()), k=BATCH_SIZE)
         scenes = [scene_of(kind, random) for kind in kinds]
-        return pixel_values(scenes).squeeze(1), *dense_labels(scenes)
+        return pixel_values(scenes).squeeze(1), dense_labels(scenes)
 
     def save() -> None:
         save_checkpoint(
@@ -68,15 +68,16 @@ def pretrain_vision(path: Path, minutes: float, seed: int, device: torch.device)
     with tqdm(desc="vision tower", unit="image", initial=step * BATCH_SIZE) as bar:
         batches = made_ahead(make_batch, step)
         while not clock.finished:
-            images, names, colours = (tensor.to(device) for tensor in next(batches))
+            images, labels = next(batches)
+            images, labels = images.to(device), PatchLabels(*(label.to(device) for label in labels))
             with torch.autocast(device.type, torch.bfloat16):
                 patches = tower(images).last_hidden_state  # (N, 144, Dv)
-                loss = heads(patches, names, colours)
+                loss = heads(patches, labels)
             optimisers.step(loss, clock.factor)
             step += 1
             bar.update(BATCH_SIZE)
             if step % 20 == 0:
-                accuracy = heads.accuracy(patches.float(), names)
+                accuracy = heads.accuracy(patches.float(), labels.names)
                 bar.set_postfix(loss=f"{loss.item():.3f}", patches=f"{accuracy.item():.1%}", refresh=False)
             if clock.elapsed >= next_save:
                 save()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
 from . import wordings
 from .scenes import Scene, Thing
 from .vocabulary import COLOURS, CORNERS, EASY_VQA_COLOURS, EASY_VQA_SHAPES, EMOJI, SHAPES, plural, with_article
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -17,6 +18,8 @@ class Turn:
     question: str
     answer: str
     family: str
+    about: tuple[int, ...] = ()
+    """Indices of the scene's things that the answer is read from; none where nothing is to be seen."""
 
 
 def questions_about(scene: Scene, random: Random) -> list[Turn]:
@@ -47,10 +50,12 @@ def _official_case(question: str, random: Random) -> str:
     return question.capitalize() if random.random() < 0.15 else question
 
 
-def _ask(family: str, wordings: tuple[str, ...], answer: str, random: Random, **words: str) -> Turn:
-    if "{color}" in (wording := random.choice(wordings)):
+def _ask(
+    family: str, choices: tuple[str, ...], answer: str, random: Random, about: Iterable[int] = (), **words: str
+) -> Turn:
+    if "{color}" in (wording := random.choice(choices)):
         words["color"] = random.choice(("color", "colour"))
-    return Turn(restyled(wording.format(**words), random), answer, family)
+    return Turn(restyled(wording.format(**words), random), answer, family, tuple(about))
 
 
 def _yes(truth: bool) -> str:
@@ -65,90 +70,100 @@ def _lone(scene: Scene) -> Thing | None:
 def _name(scene: Scene, random: Random) -> Iterator[Turn]:
     thing = _lone(scene)
     if thing and thing.colour is None:
-        yield _ask("name", wordings.NAME + wordings.NAME_EMOJI, thing.name, random)
+        yield _ask("name", wordings.NAME + wordings.NAME_EMOJI, thing.name, random, [0])
     elif thing:
-        yield _ask("shape", wordings.NAME_SHAPE + wordings.NAME[:4], thing.name, random)
+        yield _ask("shape", wordings.NAME_SHAPE + wordings.NAME[:4], thing.name, random, [0])
 
 
 def _corner(scene: Scene, random: Random) -> Iterator[Turn]:
-    in_corner = {thing.corner: thing for thing in scene.things if thing.corner}
+    in_corner = {thing.corner: index for index, thing in enumerate(scene.things) if thing.corner}
     if not in_corner:
         return
     empty = [corner for corner in CORNERS if corner not in in_corner]
     for corner in random.sample(tuple(in_corner), 2):
-        thing = in_corner[corner]
+        index = in_corner[corner]
+        thing = scene.things[index]
         if thing.colour and random.random() < 0.4:
-            yield _ask("corner", wordings.CORNER_COLOUR, thing.colour, random, corner=corner)
+            yield _ask("corner", wordings.CORNER_COLOUR, thing.colour, random, [index], corner=corner)
         else:
-            wordings = wordings.CORNER if thing.colour else wordings.CORNER + wordings.CORNER_EMOJI
-            yield _ask("corner", wordings, thing.name, random, corner=corner)
+            choices = wordings.CORNER if thing.colour else wordings.CORNER + wordings.CORNER_EMOJI
+            yield _ask("corner", choices, thing.name, random, [index], corner=corner)
     if empty and random.random() < 0.3:
         yield _ask("corner", wordings.CORNER, "nothing", random, corner=random.choice(empty))
 
 
 def _where(scene: Scene, random: Random) -> Iterator[Turn]:
-    thing = random.choice(scene.things)
+    index = random.randrange(len(scene.things))
+    thing = scene.things[index]
     if thing.corner:
         words = f"{thing.colour} {thing.name}" if thing.colour and random.random() < 0.3 else thing.name
-        yield _ask("where", wordings.WHERE, thing.corner, random, thing=words)
+        yield _ask("where", wordings.WHERE, thing.corner, random, [index], thing=words)
 
 
 def _count(scene: Scene, random: Random) -> Iterator[Turn]:
     names = [thing.name for thing in scene.things]
     asked = names[0] if scene.kind == "counting" else random.choice(names)
     if scene.kind in ("counting", "several", "single"):
-        yield _ask("count", wordings.COUNT, str(names.count(asked)), random, things=plural(asked))
+        yield _count_of(asked, plural(asked), names, random)
     if random.random() < 0.12:
         absent = random.choice(tuple(SHAPES if scene.things[0].colour else EMOJI))
-        yield _ask("count", wordings.COUNT, str(names.count(absent)), random, things=plural(absent))
+        yield _count_of(absent, plural(absent), names, random)
     if scene.things[0].colour and (scene.kind != "easy-vqa" or random.random() < 0.2):
-        yield _ask("count", wordings.COUNT, str(len(names)), random, things=random.choice(wordings.ANY_SHAPES))
+        yield _count_of(None, random.choice(wordings.ANY_SHAPES), names, random)
     elif scene.kind in ("several", "counting") and random.random() < 0.25:
-        yield _ask("count", wordings.COUNT, str(len(names)), random, things=random.choice(wordings.ANY_THINGS))
+        yield _count_of(None, random.choice(wordings.ANY_THINGS), names, random)
+
+
+def _count_of(name: str | None, things: str, names: list[str], random: Random) -> Turn:
+    """How many of `names` are `name`, or how many there are of all, called `things`."""
+    counted = [index for index, other in enumerate(names) if name in (None, other)]
+    return _ask("count", wordings.COUNT, str(len(counted)), random, counted, things=things)
 
 
 def _present(scene: Scene, random: Random) -> Iterator[Turn]:
-    names = {thing.name for thing in scene.things}
+    names = [thing.name for thing in scene.things]
     has_shapes = scene.things[0].colour is not None
     pool = SHAPES if has_shapes else tuple(EMOJI)
     for _ in range(2 if scene.kind in ("several", "corners") else 1):
-        asked = random.choice(tuple(sorted(names)) if random.random() < 0.5 else pool)
+        asked = random.choice(tuple(dict.fromkeys(names)) if random.random() < 0.5 else pool)
+        seen = [index for index, name in enumerate(names) if name == asked]
         if len(scene.things) == 1 and random.random() < 0.3:
-            yield _ask("present", wordings.IS_THIS, _yes(asked in names), random, a_thing=with_article(asked))
+            yield _ask("present", wordings.IS_THIS, _yes(bool(seen)), random, [0], a_thing=with_article(asked))
         elif random.random() < 0.2:
-            yield _ask("present", wordings.PRESENT_MANY, _yes(asked in names), random, things=plural(asked))
+            yield _ask("present", wordings.PRESENT_MANY, _yes(bool(seen)), random, seen, things=plural(asked))
         else:
-            yield _ask("present", wordings.PRESENT, _yes(asked in names), random, a_thing=with_article(asked))
+            yield _ask("present", wordings.PRESENT, _yes(bool(seen)), random, seen, a_thing=with_article(asked))
     if has_shapes:
         yield _coloured_present(scene, random)
 
 
 def _coloured_present(scene: Scene, random: Random) -> Turn:
     """Is there a red circle, or a red shape: often one whose colour and shape are there, but not on one thing."""
-    pairs = {(thing.colour, thing.name) for thing in scene.things}
     colour, name = random.choice(scene.things).colour, random.choice(scene.things).name
     if random.random() < 0.35:
         colour = random.choice(tuple(COLOURS))
     if random.random() < 0.35:
-        true = colour in {pair[0] for pair in pairs}
-        return _ask("present", wordings.PRESENT, _yes(true), random, a_thing=with_article(f"{colour} shape"))
-    return _ask("present", wordings.PRESENT, _yes((colour, name) in pairs), random, a_thing=with_article(f"{colour} {name}"))
+        name = "shape"
+    seen = [i for i, thing in enumerate(scene.things) if thing.colour == colour and name in (thing.name, "shape")]
+    return _ask("present", wordings.PRESENT, _yes(bool(seen)), random, seen, a_thing=with_article(f"{colour} {name}"))
 
 
 def _colour(scene: Scene, random: Random) -> Iterator[Turn]:
     names = [thing.name for thing in scene.things]
-    unique = [thing for thing in scene.things if thing.colour and names.count(thing.name) == 1]
-    for thing in random.sample(unique, min(2, len(unique))):
-        wordings = wordings.COLOUR + wordings.COLOUR_LONE if len(names) == 1 else wordings.COLOUR
+    unique = [i for i, thing in enumerate(scene.things) if thing.colour and names.count(thing.name) == 1]
+    for index in random.sample(unique, min(2, len(unique))):
+        thing = scene.things[index]
+        choices = wordings.COLOUR + wordings.COLOUR_LONE if len(names) == 1 else wordings.COLOUR
         asked = "shape" if len(names) == 1 and random.random() < 0.3 else thing.name
-        yield _ask("colour", wordings, thing.colour, random, shape=asked)
+        yield _ask("colour", choices, thing.colour, random, [index], shape=asked)
 
 
 def _shape(scene: Scene, random: Random) -> Iterator[Turn]:
     colours = [thing.colour for thing in scene.things]
-    unique = [thing for thing in scene.things if thing.colour and colours.count(thing.colour) == 1]
-    for thing in random.sample(unique, min(2, len(unique))):
-        yield _ask("shape", wordings.SHAPE, thing.name, random, colour=thing.colour)
+    unique = [index for index, colour in enumerate(colours) if colour and colours.count(colour) == 1]
+    for index in random.sample(unique, min(2, len(unique))):
+        thing = scene.things[index]
+        yield _ask("shape", wordings.SHAPE, thing.name, random, [index], colour=thing.colour)
 
 
 def _easy_vqa(scene: Scene, random: Random) -> Iterator[Turn]:
@@ -156,16 +171,15 @@ def _easy_vqa(scene: Scene, random: Random) -> Iterator[Turn]:
     thing = _lone(scene)
     if thing is None or thing.name not in EASY_VQA_SHAPES or thing.colour not in EASY_VQA_COLOURS:
         return
-    yield Turn(random.choice(wordings.EASY_VQA_SHAPE), thing.name, "easy-vqa")
+    yield Turn(random.choice(wordings.EASY_VQA_SHAPE), thing.name, "easy-vqa", (0,))
     asked = random.choice(("shape", thing.name))
-    yield Turn(random.choice(wordings.EASY_VQA_COLOUR).format(shape=asked), thing.colour, "easy-vqa")
+    yield Turn(random.choice(wordings.EASY_VQA_COLOUR).format(shape=asked), thing.colour, "easy-vqa", (0,))
     for pool, true in ((EASY_VQA_SHAPES, thing.name), (EASY_VQA_COLOURS, thing.colour)):
         asked = true if random.random() < 0.5 else random.choice(pool)
         words = f"{asked} shape" if asked in EASY_VQA_COLOURS else asked
-        if random.random() < 0.5:
-            yield Turn(random.choice(wordings.EASY_VQA_PRESENT).format(thing=words), _yes(asked == true), "easy-vqa")
-        else:
-            yield Turn(random.choice(wordings.EASY_VQA_ABSENT).format(thing=words), _yes(asked != true), "easy-vqa")
+        negated = random.random() < 0.5
+        wording = random.choice(wordings.EASY_VQA_ABSENT if negated else wordings.EASY_VQA_PRESENT)
+        yield Turn(wording.format(thing=words), _yes((asked == true) != negated), "easy-vqa", (0,))
 
 
 FAMILIES: tuple[Callable[[Scene, Random], Iterator[Turn]], ...] = (

@@ -17,8 +17,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from .dense import dense_labels, pixel_values
+from .grounding import grounding_targets
 from .questions import Turn, questions_about
-from .scenes import Scene
+from .scenes import PatchLabels, Scene
 from .tokenizer import END, IMAGE, QUERY, SYSTEM_PROMPT
 
 IGNORED = -100
@@ -35,13 +36,15 @@ class Batch:
     """(B, L), -100 everywhere but on answers and their end tokens."""
     pixel_values: torch.Tensor
     """(B, 1, 3, 96, 96)."""
-    patch_names: torch.Tensor
-    """(B, 144)."""
-    patch_colours: torch.Tensor
+    patches: PatchLabels
+    """Tensors of (B, 144)."""
+    grounding: torch.Tensor
+    """(B, R, 144) bool, the patches that each question is about."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        moved = {name: value.to(device) for name, value in vars(self).items() if name != "patches"}
+        return Batch(**moved, patches=PatchLabels(*(labels.to(device) for labels in self.patches)))
 
 
 class RowEncoder:
@@ -67,10 +70,18 @@ class RowEncoder:
 
     def batch(self, scenes: list[Scene], num_turns: int, random: Random) -> Batch:
         """A batch of one row a scene, with up to `num_turns` questions each."""
-        rows = [self.row(questions_about(scene, random)[:num_turns]) for scene in scenes]
+        turns = [questions_about(scene, random)[:num_turns] for scene in scenes]
+        rows = [self.row(row_turns) for row_turns in turns]
         length = max(len(ids) for ids, _ in rows)
         input_ids = torch.tensor([ids + [self.pad] * (length - len(ids)) for ids, _ in rows])
         labels = torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows])
         lengths = torch.tensor([len(ids) for ids, _ in rows])
         attention_mask = (torch.arange(length) < lengths[:, None]).long()
-        return Batch(input_ids, attention_mask, labels, pixel_values(scenes), *dense_labels(scenes))
+        return Batch(
+            input_ids,
+            attention_mask,
+            labels,
+            pixel_values(scenes),
+            dense_labels(scenes),
+            grounding_targets(scenes, turns),
+        )

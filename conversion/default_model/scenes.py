@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -38,6 +39,17 @@ class Thing:
     corner: str | None = None
 
 
+class PatchLabels(NamedTuple):
+    """The truth about each patch of a picture, (144,) int64 each; `UNLABELLED` where it is open."""
+
+    names: np.ndarray
+    """Index into `LABELS` of what covers most of the patch."""
+    colours: np.ndarray
+    """Index into `COLOUR_LABELS`; emoji are unlabelled."""
+    centres: np.ndarray
+    """1 where the middle of a thing lies, 0 elsewhere."""
+
+
 @dataclass
 class Scene:
     """A picture and the truth about it."""
@@ -51,24 +63,31 @@ class Scene:
     questions: tuple[tuple[str, str], ...] = field(default=())
     """Questions that come with the picture (easy-VQA's official ones)."""
 
-    def patch_labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Index into `LABELS` and into `COLOUR_LABELS` of what covers most of each patch, both (144,) int64.
-
-        A patch hardly touched by its largest thing is unlabelled, and so is the colour of an emoji.
-        """
+    def patch_labels(self) -> PatchLabels:
+        """What the patches show. A patch hardly touched by its largest thing is unlabelled."""
         if self.owner is None:
-            unknown = np.full(GRID * GRID, UNLABELLED, np.int64)
-            return unknown, unknown
-        patches = self.owner.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).swapaxes(1, 2).reshape(GRID * GRID, -1)
-        area = np.stack([(patches == index).sum(-1) for index in range(-1, len(self.things))], -1)
-        largest = area[:, 1:].argmax(-1) if self.things else np.zeros(len(area), np.int64)
-        covered = area[:, 1:].max(-1, initial=0) / PATCH_SIZE**2
-        names = np.array([LABELS.index(thing.name) for thing in self.things] or [0])
-        colours = np.array([_colour_label(thing) for thing in self.things] or [0])
-        return tuple(
+            return PatchLabels(*[np.full(GRID * GRID, UNLABELLED, np.int64)] * 3)
+        area = self.covered()
+        largest, covered = area.argmax(-1), area.max(-1)
+        names = np.array([LABELS.index(thing.name) for thing in self.things])
+        colours = np.array([_colour_label(thing) for thing in self.things])
+        names, colours = (
             np.where(covered >= 0.3, of_thing[largest], np.where(covered > 0.02, UNLABELLED, 0)).astype(np.int64)
             for of_thing in (names, colours)
         )
+        return PatchLabels(names, colours, self._centres())
+
+    def covered(self) -> np.ndarray:
+        """Share of each patch that each thing covers, (144, things) float64."""
+        patches = self.owner.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).swapaxes(1, 2).reshape(GRID * GRID, -1)
+        return np.stack([(patches == index).mean(-1) for index in range(len(self.things))], -1)
+
+    def _centres(self) -> np.ndarray:
+        centres = np.zeros(GRID * GRID, np.int64)
+        for index in range(len(self.things)):
+            rows, columns = np.nonzero(self.owner == index)
+            centres[int(rows.mean()) // PATCH_SIZE * GRID + int(columns.mean()) // PATCH_SIZE] = 1
+        return centres
 
 
 def _colour_label(thing: Thing) -> int:

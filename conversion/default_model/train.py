@@ -17,36 +17,45 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+import transformers_flashsloth
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothImageProcessor, FlashSlothProcessor
 
 from .architecture import attention_for, initialise, model_config
 from .assets import load_easy_vqa
 from .dense import DenseHeads
+from .grounding import grounding_loss, recorded_scores
 from .optimisation import CHECKPOINT_SECONDS, Clock, Optimisers, made_ahead, save_checkpoint
 from .pretrain_vision import pretrain_vision
 from .rows import IGNORED, Batch, RowEncoder
 from .scenes import IMAGE_SIZE, PATCH_SIZE, Scene, scene_of
 from .tokenizer import IMAGE, QUERY, train_tokenizer
 
+DEFAULT_CHECKPOINT = Path(transformers_flashsloth.__file__).with_name("default_checkpoint")
+"""Where the trained default lies in the package."""
 OFFICIAL = "official easy-vqa"
 MIXTURE = {
-    "single": 0.15,
+    "single": 0.14,
     "several": 0.13,
-    "corners": 0.15,
+    "corners": 0.17,
     "counting": 0.17,
-    "shapes": 0.13,
-    "shape corners": 0.07,
-    "easy-vqa": 0.08,
-    OFFICIAL: 0.12,
+    "shapes": 0.14,
+    "shape corners": 0.08,
+    "easy-vqa": 0.06,
+    OFFICIAL: 0.11,
 }
 """Share of each kind of picture; the last is easy-VQA's training split."""
 TURNS = (1, 2, 4, 5, 6)
 """Questions a row, drawn for each batch, so that little padding is needed."""
 BATCH_SIZE = 64
-MATRIX_LR, OTHER_LR = 3e-3, 1.5e-3
-DENSE_WEIGHT = 0.4
+MATRIX_LR, OTHER_LR = 4e-3, 1.5e-3
+WEIGHTS = {"answers": 1.0, "patches": 0.4, "grounding": 0.3}
 VISION_SHARE = 0.3
 """Part of the time that the vision tower trains alone."""
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved in `directory`, alone or with a model."""
+    return PreTrainedTokenizerFast.from_pretrained(directory)
 
 
 class Pictures:
@@ -74,7 +83,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Fla
 def train_end_to_end(
     path: Path, vision: dict, tokenizer: PreTrainedTokenizerBase, minutes: float, seed: int, device: torch.device
 ) -> FlashSlothForConditionalGeneration:
-    """Phase B: answers to questions, with the patch labels kept on at a small weight. Checkpoints at `path`.
+    """Phase B: answers to questions, with patch labels and grounding at small weights. Checkpoints at `path`.
 
     `vision` is what `pretrain_vision` returned.
     """
@@ -116,12 +125,12 @@ def train_end_to_end(
         while not clock.finished:
             batch = next(batches).to(device)
             with torch.autocast(device.type, torch.bfloat16):
-                answers, patches = answer_and_patch_losses(model, heads, batch)
-            optimisers.step(answers + DENSE_WEIGHT * patches, clock.factor)
+                losses = losses_of(model, heads, batch)
+            optimisers.step(sum(WEIGHTS[name] * loss for name, loss in losses.items()), clock.factor)
             step += 1
             bar.update(BATCH_SIZE)
             if step % 10 == 0:
-                bar.set_postfix(answers=f"{answers.item():.3f}", patches=f"{patches.item():.3f}", refresh=False)
+                bar.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()}, refresh=False)
             if clock.elapsed >= next_save:
                 save()
                 next_save = clock.elapsed + CHECKPOINT_SECONDS
@@ -130,20 +139,22 @@ def train_end_to_end(
     return model
 
 
-def answer_and_patch_losses(
-    model: FlashSlothForConditionalGeneration, heads: DenseHeads, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The language loss on the answers and the dense loss on the same pictures' patches, two scalars."""
+def losses_of(model: FlashSlothForConditionalGeneration, heads: DenseHeads, batch: Batch) -> dict[str, torch.Tensor]:
+    """The language loss on the answers, the dense loss on the patches and the grounding loss of EmbQ, scalars."""
     images = model.get_image_features(batch.pixel_values)
-    hidden_states = model.model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, mm_encoder_outputs={"image": images}
-    ).last_hidden_state  # (B, L, D)
+    with recorded_scores(model.model.embq.image_attention) as scores:
+        hidden_states = model.model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, mm_encoder_outputs={"image": images}
+        ).last_hidden_state  # (B, L, D)
     next_ids = batch.labels[:, 1:]
     answered = next_ids != IGNORED
     # The language head runs where an answer is due only, one position in twenty.
     logits = model.lm_head(hidden_states[:, :-1][answered]).float()
-    answers = cross_entropy(logits, next_ids[answered])
-    return answers, heads(images.last_hidden_state, batch.patch_names, batch.patch_colours)
+    return {
+        "answers": cross_entropy(logits, next_ids[answered]),
+        "patches": heads(images.last_hidden_state, batch.patches),
+        "grounding": grounding_loss(scores[0], batch.grounding),
+    }
 
 
 def export(model: FlashSlothForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
@@ -179,7 +190,7 @@ def train(output: Path, minutes: float, seed: int, device: torch.device) -> None
     vision = pretrain_vision(kept / "vision.pt", minutes * VISION_SHARE, seed, device)
     if not (kept / "tokenizer").exists():
         train_tokenizer(seed).save_pretrained(kept / "tokenizer")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept / "tokenizer")
+    tokenizer = load_tokenizer(kept / "tokenizer")
     model = train_end_to_end(kept / "end_to_end.pt", vision, tokenizer, minutes * (1 - VISION_SHARE), seed, device)
     export(model, tokenizer, output)
 

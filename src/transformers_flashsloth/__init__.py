@@ -32,6 +32,14 @@ AutoImageProcessor.register(
 )
 AutoProcessor.register(FlashSlothConfig, FlashSlothProcessor, exist_ok=True)
 
+# Saved checkpoints carry the code, for processes without this package.
+FlashSlothConfig.register_for_auto_class()
+FlashSlothModel.register_for_auto_class("AutoModel")
+FlashSlothForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+FlashSlothImageProcessor.register_for_auto_class()
+FlashSlothImageProcessorTorchvision.register_for_auto_class()
+FlashSlothProcessor.register_for_auto_class()
+
 # Checkpoints in the authors' format: their names, and a config.json of the type "phi".
 register_checkpoint_conversion_mapping(
     "flashsloth",

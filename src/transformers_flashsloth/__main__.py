@@ -2,7 +2,10 @@
 
 import argparse
 import sys
+from pathlib import Path
 from textwrap import shorten
+
+from transformers.utils.import_utils import is_serve_available
 
 from . import __version__
 from .conversation import DEFAULT_CHECKPOINT, Conversation, InputError
@@ -49,6 +52,25 @@ def chat(options: argparse.Namespace) -> int:
             status = 2
 
 
+def serve(options: argparse.Namespace) -> int:
+    """Answers OpenAI's chat completions over HTTP, until interrupted."""
+    if not is_serve_available():
+        raise InputError('serving needs more packages: pip install "transformers-flashsloth[serve]"')
+    from .serving import serve_checkpoint
+
+    serve_checkpoint(
+        options.model,
+        host=options.host,
+        port=options.port,
+        directory=options.allow_files,
+        private_urls=options.private_urls,
+        image_hd=options.hd,
+        device=options.device,
+        dtype=options.dtype,
+    )
+    return 0
+
+
 def _start(options: argparse.Namespace) -> Conversation:
     return Conversation(
         options.images,
@@ -77,7 +99,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    shared = argparse.ArgumentParser(add_help=False)
+    loading = argparse.ArgumentParser(add_help=False)
+    loading.add_argument(
+        "--hd", action="store_true", default=None, help="read images in high definition (default: as the model says)"
+    )
+    loading.add_argument("--device", help="such as cpu, cuda:1 or mps (default: an accelerator if there is one)")
+    loading.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="number type of the weights (default: float32 on a CPU, the checkpoint's elsewhere)",
+    )
+
+    shared = argparse.ArgumentParser(add_help=False, parents=[loading])
     shared.add_argument("images", nargs="+", metavar="IMAGE", help="file or URL")
     shared.add_argument(
         "--model",
@@ -86,16 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         help="checkpoint (default: the small one in the package)",
     )
     shared.add_argument(
-        "--hd", action="store_true", default=None, help="read images in high definition (default: as the model says)"
-    )
-    shared.add_argument(
         "--max-new-tokens", type=_positive, metavar="N", help="longest answer (default: as the model says, or 256)"
-    )
-    shared.add_argument("--device", help="such as cpu, cuda:1 or mps (default: an accelerator if there is one)")
-    shared.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="number type of the weights (default: float32 on a CPU, the checkpoint's elsewhere)",
     )
 
     parser_ask = commands.add_parser("ask", parents=[shared], help="answer one question about images")
@@ -104,6 +128,27 @@ def _parser() -> argparse.ArgumentParser:
 
     parser_chat = commands.add_parser("chat", parents=[shared], help="answer the questions on stdin, one a line")
     parser_chat.set_defaults(run=chat)
+
+    parser_serve = commands.add_parser(
+        "serve", parents=[loading], help="answer OpenAI's chat completions over HTTP, with the server of transformers"
+    )
+    parser_serve.add_argument(
+        "model",
+        nargs="?",
+        metavar="PATH_OR_HUB_ID",
+        help="checkpoint, and its name to clients (default: the small one in the package, as 'flashsloth')",
+    )
+    parser_serve.add_argument("--host", default="localhost", help="address to listen on (default: this machine only)")
+    parser_serve.add_argument("--port", type=int, default=8000, help="default: 8000")
+    parser_serve.add_argument(
+        "--allow-files", type=Path, metavar="DIR", help="directory whose images clients may name (default: none)"
+    )
+    parser_serve.add_argument(
+        "--private-urls",
+        action=argparse.BooleanOptionalAction,
+        help="whether image URLs may lead to this machine and its network (default: if only this machine can ask)",
+    )
+    parser_serve.set_defaults(run=serve)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import os
 
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from transformers import PreTrainedConfig
 
 # Beginning of a tensor's name in the authors' checkpoints -> in ours. Every tensor matches exactly one, either way.
@@ -116,10 +117,15 @@ def read_authors_config(path: str | os.PathLike, **options) -> dict | None:
 
     Returns:
         its entries, or `None` if there is no config.json or it is not in the authors' format.
+
+    Raises:
+        OSError: if there is no such repository or revision, or not for this user.
     """
     try:
         config, _ = PreTrainedConfig.get_config_dict(path, **hub_options(options))
-    except OSError:
+    except OSError as error:
+        if isinstance(error.__cause__, (RepositoryNotFoundError, RevisionNotFoundError)):
+            raise  # there is nothing at all, or nothing for this user
         return None
     return config if is_authors_config(config) else None
 

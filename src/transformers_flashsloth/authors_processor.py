@@ -93,7 +93,7 @@ def load_authors_tokenizer(
 
 
 def save_authors_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLike) -> None:
-    """Writes the tokenizer's files as the authors' checkpoints hold them: without `<image>`, which they replace by -200."""
+    """Writes the files of a tokenizer as the authors' checkpoints hold them, without `<image>`, which is not theirs."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     added = {
         token: token_id

@@ -1,8 +1,9 @@
 """The weight files of a checkpoint directory: which tensors they hold, and their contents one tensor at a time."""
 
 import json
+import math
 import os
-from collections.abc import Iterator
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,17 +19,26 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 
 class TensorInfo(NamedTuple):
-    """Where a tensor is and what it looks like."""
+    """
+    Where a tensor is and what it looks like.
+
+    Attributes:
+        file (`Path`): that holds it.
+        shape (`tuple[int, ...]`): as in PyTorch.
+        dtype (`torch.dtype`): number type, or its name in the file where it is none of plain weights.
+        start (`int`, *optional*): first byte in a safetensors file; `None` in a pickle.
+    """
 
     file: Path
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: torch.dtype | str
+    start: int | None
 
 
 class CheckpointFiles:
     """
     Opens the weights of a directory: `model.safetensors` or the shards of `model.safetensors.index.json`. Contents
-    stay on disk; one file is open at a time.
+    stay on disk.
 
     Args:
         directory (`str` or `os.PathLike`): of the checkpoint.
@@ -51,24 +61,30 @@ class CheckpointFiles:
         remedy: str = "pass `use_safetensors=False`",
     ):
         self.directory = Path(directory)
-        self._opened: tuple[Path, object] | None = None
+        self._unpickled: tuple[Path | None, dict[str, torch.Tensor]] = (None, {})
         self.files, weight_map = self._find_files(trust_pickles, remedy)
         self.tensors: dict[str, TensorInfo] = {}
         for file in self.files:
-            for name, tensor in self._list(file):
+            for name, tensor in self._list(file).items():
                 if name in self.tensors:
                     raise ValueError(f"{name} is in two files: {self.tensors[name].file.name} and {file.name}.")
                 if tensor.dtype not in DTYPES.values():
-                    raise ValueError(f"{name} in {file} holds {tensor.dtype}, which is no number type of plain weights.")
+                    raise ValueError(f"{name} in {file} holds {tensor.dtype}: no number type of plain weights.")
                 self.tensors[name] = tensor
         if weight_map is not None:
             self._check_index(weight_map)
 
     def read(self, name: str) -> torch.Tensor:
-        """Reads one tensor; cheapest in the order of `tensors`."""
-        file = self.tensors[name].file
-        contents = self._open(file)
-        return contents[name] if isinstance(contents, dict) else contents.get_tensor(name)
+        """Reads one tensor; cheapest in the order of `tensors`. No more than this tensor stays in memory."""
+        tensor = self.tensors[name]
+        if tensor.start is None:
+            return self._unpickle(tensor.file)[name]
+        # Not through a memory map, as its pages would count as memory until the whole file is closed.
+        content = bytearray(math.prod(tensor.shape) * tensor.dtype.itemsize)
+        with open(tensor.file, "rb") as stream:
+            stream.seek(tensor.start)
+            stream.readinto(content)
+        return torch.frombuffer(content, dtype=tensor.dtype).view(tensor.shape)
 
     def _find_files(self, trust_pickles: bool, remedy: str) -> tuple[list[Path], dict[str, str] | None]:
         for name, is_pickle in (("model.safetensors", False), ("pytorch_model.bin", True)):
@@ -98,33 +114,49 @@ class CheckpointFiles:
     def _file_of(self, name: str) -> str | None:
         return self.tensors[name].file.name if name in self.tensors else None
 
-    def _list(self, file: Path) -> Iterator[tuple[str, TensorInfo]]:
-        contents = self._open(file)
-        if isinstance(contents, dict):
-            for name, tensor in contents.items():
-                yield name, TensorInfo(file, tuple(tensor.shape), tensor.dtype)
-        else:
-            for name in contents.offset_keys():
-                tensor = contents.get_slice(name)
-                dtype = tensor.get_dtype()
-                yield name, TensorInfo(file, tuple(tensor.get_shape()), DTYPES.get(dtype, dtype))
+    def _list(self, file: Path) -> dict[str, TensorInfo]:
+        return _read_header(file) if file.suffix == ".safetensors" else _describe(file, self._unpickle(file))
 
-    def _open(self, file: Path):
-        if self._opened is None or self._opened[0] != file:
-            self._opened = None  # closes the one before
-            try:
-                if file.suffix == ".bin":
-                    contents = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-                else:
-                    contents = safe_open(file, framework="pt")
-            except SafetensorError as error:
-                raise ValueError(f"{file} is damaged or cut short ({error}): get it again.") from error
-            except Exception as error:  # unpicklers raise whatever they like
-                raise ValueError(f"{file} cannot be read as weights only: {error}") from error
-            if isinstance(contents, dict) and not all(isinstance(value, torch.Tensor) for value in contents.values()):
-                raise ValueError(f"{file} holds more than tensors: it is no file of weights.")
-            self._opened = file, contents
-        return self._opened[1]
+    def _unpickle(self, file: Path) -> dict[str, torch.Tensor]:
+        if self._unpickled[0] != file:
+            self._unpickled = (None, {})  # one file at a time
+            self._unpickled = (file, _unpickle(file))
+        return self._unpickled[1]
+
+
+def _read_header(file: Path) -> dict[str, TensorInfo]:
+    try:
+        safe_open(file, framework="pt")  # checks the whole layout
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or cut short ({error}): get it again.") from error
+    with open(file, "rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    tensors = {
+        name: TensorInfo(
+            file,
+            tuple(entry["shape"]),
+            DTYPES.get(entry["dtype"], entry["dtype"]),
+            8 + length + entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    }
+    return dict(sorted(tensors.items(), key=lambda item: item[1].start))
+
+
+def _unpickle(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # unpicklers raise whatever they like
+        raise ValueError(f"{file} cannot be read as weights only: {error}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise ValueError(f"{file} holds other things than tensors: it is no file of weights.")
+    return tensors
+
+
+def _describe(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, TensorInfo]:
+    return {name: TensorInfo(file, tuple(tensor.shape), tensor.dtype, None) for name, tensor in tensors.items()}
 
 
 def check_shapes(

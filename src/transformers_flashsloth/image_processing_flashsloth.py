@@ -6,6 +6,7 @@ from PIL import Image
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, ChannelDimension, SizeDict
+from transformers.models.auto import image_processing_auto
 from transformers.processing_utils import ImagesKwargs
 
 from .image_inputs import decode_array, decode_pil, flatten, read_images
@@ -255,5 +256,10 @@ def _check_equal_sizes(sizes: list[tuple[int, ...]]):
     if len(set(sizes)) > 1:
         raise ValueError(f"Without resizing, all images must have one size, got {sorted(map(tuple, set(sizes)))}.")
 
+
+# Where torchvision is installed `AutoImageProcessor` prefers it, but only Pillow's pixels equal the release's.
+_pil_by_default = getattr(image_processing_auto, "DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS", [])
+if FlashSlothImageProcessor.__name__ not in _pil_by_default:
+    _pil_by_default.append(FlashSlothImageProcessor.__name__)
 
 __all__ = ["FlashSlothImageProcessor", "FlashSlothImageProcessorTorchvision"]

@@ -106,6 +106,12 @@ class FlashSlothProcessor(ProcessorMixin):
         parts = read_authors_processor(pretrained_model_name_or_path, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs) if parts is None else cls(**parts)
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As upstream's, but leaves the processor as it was, without upstream's note on where its code lies."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        self.__dict__.pop("auto_map", None)
+        return saved
+
     @property
     def image_token_id(self) -> int:
         """Id of the token that stands for a pooled image feature."""

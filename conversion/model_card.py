@@ -1,0 +1,95 @@
+"""The model card of an uploaded checkpoint: this project's MODEL_CARD.md, with metadata and how to use it."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from transformers_flashsloth import FlashSlothConfig
+
+MODEL_CARD = Path(__file__).parent.parent / "MODEL_CARD.md"
+BASE_MODELS = ["microsoft/phi-2", "google/siglip-so400m-patch14-384"]
+# What the authors' README reports: base, high definition. MME counts points, the others per cent.
+PUBLISHED_SCORES = {
+    "POPE": (86.3, 87.2),
+    "MME": (1702, 1745),
+    "MMBench": (73.0, 75.7),
+    "MM-Vet": (41.9, 49.0),
+    "SEED-Image": (68.0, 71.2),
+    "MMMU": (39.7, 37.8),
+    "MathVista": (42.5, 40.6),
+    "GQA": (61.1, 62.5),
+    "ScienceQA": (88.6, 91.1),
+    "TextVQA": (64.6, 71.0),
+    "AI2D": (72.5, 75.3),
+    "ChartQA": (51.0, 69.8),
+    "DocVQA": (48.6, 74.8),
+    "RealWorldQA": (54.8, 59.9),
+}
+USAGE = """
+# {name}
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
+model = AutoModelForImageTextToText.from_pretrained("{repo_id}", trust_remote_code=True)
+content = [{{"type": "image", "url": "picture.jpg"}}, {{"type": "text", "text": "What is in the picture?"}}]
+inputs = processor.apply_chat_template(
+    [{{"role": "user", "content": content}}],
+    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+)
+answer = model.generate(**inputs, max_new_tokens=100)[0, inputs["input_ids"].shape[1] :]
+print(processor.decode(answer, skip_special_tokens=True))
+```
+
+Where the package `transformers-flashsloth` is installed and imported, `trust_remote_code` is not needed.
+"""
+
+
+def make_card(config: FlashSlothConfig, repo_id: str, text: Path = MODEL_CARD, scores: str | None = None) -> ModelCard:
+    """
+    Makes the model card of a repository.
+
+    Args:
+        config ([`FlashSlothConfig`]): of the checkpoint; where its parts have the released sizes, the card names the
+            base models.
+        repo_id (`str`): such as `"me/flashsloth-3.2b"`.
+        text (`Path`, *optional*): Markdown file. What its metadata says goes before what is filled in here.
+        scores (`str`, *optional*): `"base"` or `"hd"` adds what the authors published, for their weights unchanged.
+    """
+    given = ModelCard(text.read_text(encoding="utf-8"))
+    name = repo_id.split("/")[-1]
+    metadata = {
+        "license": "apache-2.0",
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "language": "en",
+        "metrics": ["accuracy"],
+        "model_name": name,
+    }
+    released = FlashSlothConfig()
+    if (config.text_config.hidden_size, config.vision_config.hidden_size) == (
+        released.text_config.hidden_size,
+        released.vision_config.hidden_size,
+    ):
+        metadata["base_model"] = BASE_MODELS
+    if scores is not None:
+        metadata["eval_results"] = _published(("base", "hd").index(scores))
+    metadata |= given.data.to_dict()
+    metadata["tags"] = sorted({"flashsloth", "custom_code", *(given.data.tags or [])})
+    return ModelCard(f"---\n{ModelCardData(**metadata)}\n---\n{USAGE.format(name=name, repo_id=repo_id)}{given.text}")
+
+
+def _published(column: int) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=benchmark.lower(),
+            dataset_name=benchmark,
+            metric_type="score" if benchmark == "MME" else "accuracy",
+            metric_value=values[column],
+            source_name="FlashSloth's authors",
+            source_url="https://github.com/codefanw/FlashSloth",
+        )
+        for benchmark, values in PUBLISHED_SCORES.items()
+    ]

@@ -1,0 +1,17 @@
+"""Runs the code cells of a notebook, one after the other: `python notebook_process.py NOTEBOOK`."""
+
+import json
+import sys
+from pathlib import Path
+
+
+def main(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    names = {"__name__": "__main__"}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{notebook.name}, {cell['id']}", "exec"), names)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
