@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from command_line import run
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from push_to_hub import add_options, push_to_hub
 from transformers import GenerationConfig, PreTrainedConfig
 from weight_stream import copy_weights, total_bytes, verify_weights
@@ -132,7 +133,10 @@ def _local(source: str, trust_pickles: bool) -> Path:
         return Path(source)
     if Path(source).exists():
         raise NotADirectoryError(f"{source} is a file: name the checkpoint's directory.")
-    return Path(snapshot_download(source, allow_patterns=SOURCE_FILES + (["*.bin"] if trust_pickles else [])))
+    try:
+        return Path(snapshot_download(source, allow_patterns=SOURCE_FILES + (["*.bin"] if trust_pickles else [])))
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{source} is neither a directory nor a Hub id.") from error
 
 
 def _save_our_parts(directory: Path, config: FlashSlothConfig, processor: FlashSlothProcessor, source: Path) -> None:

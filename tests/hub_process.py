@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "conversion"))
+from convert_checkpoint import convert
 from push_to_hub import push_to_hub
 
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
@@ -40,6 +41,13 @@ def push_from_model(checkpoint: Path) -> str:
     return str(FlashSlothProcessor.from_pretrained(checkpoint).push_to_hub("me/direct"))
 
 
+def convert_from_hub(name: str, destination: Path, weights: dict[str, torch.Tensor]) -> bool:
+    """Whether a conversion makes these weights."""
+    convert(name, destination)
+    converted = load_file(destination / "model.safetensors")
+    return converted.keys() == weights.keys() and all(torch.equal(converted[key], weights[key]) for key in weights)
+
+
 def main(checkpoint: Path) -> None:
     weights = {name: tensor for file in checkpoint.glob("*.safetensors") for name, tensor in load_file(file).items()}
     load_model, load_processor = FlashSlothForConditionalGeneration.from_pretrained, FlashSlothProcessor.from_pretrained
@@ -49,6 +57,7 @@ def main(checkpoint: Path) -> None:
         "push from model": outcome(push_from_model, checkpoint),
         "load what the model pushed": outcome(load_whole, "me/direct", weights),
         "load the authors' format": outcome(load_whole, "them/authors", weights),
+        "convert from the Hub": outcome(convert_from_hub, "them/authors", checkpoint.with_name("from hub"), weights),
     }
     bad = {
         "missing": ("me/nothing", {}),

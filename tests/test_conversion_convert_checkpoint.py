@@ -147,6 +147,8 @@ class TestNothingHalfWritten:
     def test_bad_source(self, authors_directory, tmp_path, place):
         with pytest.raises(NotADirectoryError, match="is a file"):
             convert(str(authors_directory / "config.json"), place / "x")
+        with pytest.raises(FileNotFoundError, match="neither a directory nor a Hub id"):
+            convert(str(tmp_path / "nowhere" / "at" / "all"), place / "x")
         source = tmp_path / "source"
         shutil.copytree(authors_directory, source, ignore=shutil.ignore_patterns("model*"))
         write_shards(source, {"model.learnable_tokens.token": torch.zeros(9, 80)}, shards=1)
@@ -224,3 +226,12 @@ class TestCommand:
         output = capsys.readouterr()
         assert not output.out
         assert output.err == f"error: {tmp_path / 'ours'} exists already: remove it or choose another place.\n"
+
+    def test_push_to_hub(self, authors_directory, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(convert_checkpoint, "push_to_hub", lambda *arguments, **options: f"{arguments} {options}")
+        ours = tmp_path / "ours"
+        options = ("--push-to-hub", "me/sloth", "--private", "--scores", "hd", "--no-verify")
+        assert self.run(monkeypatch, authors_directory, ours, *options) == 0
+        output = capsys.readouterr().out
+        assert output.endswith(f"Uploaded it to {(ours, 'me/sloth')} {{'private': True, 'scores': 'hd'}}.\n")
+        assert "Not read back." in output

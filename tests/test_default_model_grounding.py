@@ -19,17 +19,37 @@ def glyphs(monkeypatch):
     fake_glyphs(monkeypatch)
 
 
-def test_targets_are_the_patches_of_the_things_asked_about():
+def two_things() -> Scene:
+    """A cat on the first patch, a dog on the three patches of the last column's end."""
     owner = np.full((IMAGE_SIZE, IMAGE_SIZE), -1)
     owner[:PATCH_SIZE, :PATCH_SIZE] = 0
-    owner[PATCH_SIZE:, PATCH_SIZE:] = 1
-    scene = Scene("any", np.zeros((1, 1, 3)), [Thing("cat"), Thing("dog")], owner)
+    owner[-3 * PATCH_SIZE :, -PATCH_SIZE:] = 1
+    return Scene("any", np.zeros((1, 1, 3)), [Thing("cat"), Thing("dog")], owner)
+
+
+def test_all_queries_look_at_what_is_asked_about():
+    turns = [Turn("", "cat", "corner", (0,)), Turn("", "yes", "present", (0, 1)), Turn("", "no", "present")]
+    targets = grounding_targets([two_things()] * 2, [turns, turns[:1]])
+    assert targets.shape == (2, 3, 9, GRID * GRID)
+    assert (targets == targets[:, :, :1]).all(), "the same for every query"
+    assert targets[:, :, 0].sum(-1).tolist() == [[1, 4, GRID * GRID - 4], [1, 0, 0]]
+    assert targets[0, 0, 0, 0] and not targets[0, 2, 0, 0]
+
+
+def test_to_count_each_query_looks_at_its_part_of_the_picture():
+    turns = [Turn("", "2", "count", (0, 1)), Turn("", "1", "count", (1,)), Turn("", "0", "count")]
+    targets = grounding_targets([two_things()], [turns])[0]  # (R, Q, 144)
+    background = GRID * GRID - 4
+    assert targets[0].sum(-1).tolist() == [1, *[background] * 7, 3]
+    assert targets[1].sum(-1).tolist() == [*[background] * 8, 3]
+    assert targets[2].sum(-1).tolist() == [background] * 9
+    found = (targets & ~targets[2]).any(-1).sum(-1)
+    assert found.tolist() == [int(turn.answer) for turn in turns]
+
+
+def test_nothing_is_marked_where_nobody_knows():
     unknown = Scene("any", np.zeros((1, 1, 3)), [], None)
-    turns = [Turn("", "", "", (0,)), Turn("", "", "", (0, 1)), Turn("", "", "")]
-    targets = grounding_targets([scene, scene, unknown], [turns, turns[:1], turns])
-    assert targets.shape == (3, 3, GRID * GRID)
-    assert targets.sum(-1).tolist() == [[1, 1 + (GRID - 1) ** 2, 0], [1, 0, 0], [0, 0, 0]]
-    assert targets[0, 0, 0]
+    assert not grounding_targets([unknown], [[Turn("", "yes", "easy-vqa")]]).any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,8 +70,8 @@ def test_answers_are_read_from_what_they_name(kind):
 
 
 def test_the_loss_is_the_attention_missed():
-    targets = torch.zeros(1, 2, 4, dtype=torch.bool)
-    targets[0, 0, :2] = True  # the second run has none
+    targets = torch.zeros(1, 2, 5, 4, dtype=torch.bool)
+    targets[0, 0, :, :2] = True  # the second run has none
     even = torch.zeros(1, 3, 2 * 5, 4)
     assert grounding_loss(even, targets) == pytest.approx(np.log(2), rel=1e-5)
     focused = even.clone()

@@ -92,9 +92,9 @@ def test_methods_of_transformers_push_the_code_too(report, hub):
 
 
 def test_the_authors_format_loads_from_the_hub(report, hub):
-    assert report["load the authors' format"] is True
+    assert report["load the authors' format"] is True and report["convert from the Hub"] is True
     shards = [request for request in hub.requests if request.startswith("GET /them/authors/") and SHARD in request]
-    assert len(shards) == 1  # checked and loaded with one download
+    assert len(shards) == 1  # checked, loaded and converted with one download
 
 
 @pytest.mark.parametrize("part", ["model", "processor"])

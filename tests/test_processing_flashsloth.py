@@ -166,6 +166,20 @@ def test_special_tokens_in_a_message_are_refused(processor, role, token, text):
         processor.apply_chat_template(with_text(role, text.format(token)))
 
 
+@pytest.mark.parametrize("token", ["</s>", "<bos>", "<eos>", "<pad>", "<unk>"])
+def test_whatever_special_tokens_a_tokenizer_has_are_refused(token):
+    tokenizer = build_phi_tokenizer()
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token = (
+        "<bos>",
+        "<eos>",
+        "<pad>",
+        "<unk>",
+    )
+    processor = FlashSlothProcessor(FlashSlothImageProcessor(), tokenizer)
+    with pytest.raises(jinja2.TemplateError, match=f"special token '{token}'"):
+        processor.apply_chat_template([user(token)])
+
+
 @pytest.mark.parametrize("cut", range(1, 7))
 def test_special_tokens_spread_over_parts_are_refused(processor, cut):
     parts = [{"type": "text", "text": text} for text in ("<image>"[:cut], "<image>"[cut:])]

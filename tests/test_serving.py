@@ -1,7 +1,6 @@
 """Talks to the server over loopback HTTP with OpenAI's client."""
 
 import json
-import os
 import random
 import re
 import shutil
@@ -15,7 +14,7 @@ from http.client import HTTPConnection
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 
 import pytest
 import uvicorn
@@ -23,13 +22,15 @@ from openai import APIStatusError, OpenAI
 
 from tests.encoded_images import data_uri, png_of
 from transformers_flashsloth import __main__ as command
+from transformers_flashsloth import serving
 from transformers_flashsloth.conversation import Conversation
-from transformers_flashsloth.serving import MAX_BODY_BYTES, build_app
 from transformers_flashsloth.serving_images import ImageReader
 
 EXAMPLES = Path(str(files("transformers_flashsloth") / "examples"))
 QUESTIONS = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
-STARTUP_SECONDS = 120
+ROOT = Path(__file__).parents[1]
+# Of a server that is a process, however slowly it starts.
+LIFETIME_SECONDS = 180
 
 
 def chat_about(question: str, *urls: str) -> list[dict]:
@@ -58,7 +59,7 @@ def directory(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def port(conversation, directory):
     """The port of a server in a thread of this process."""
-    app = build_app("flashsloth", conversation, ImageReader(directory, private_urls=True))
+    app = serving.build_app("flashsloth", conversation, ImageReader(directory, private_urls=True))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = Thread(target=server.run, daemon=True)
     thread.start()
@@ -195,6 +196,7 @@ def test_lists_only_its_model(client):
     assert [model.id for model in client.models.list()] == ["flashsloth"]
 
 
+SPLIT_PLACEHOLDER = [{"type": "text", "text": "<im"}, {"type": "text", "text": "age>"}]
 BAD_MESSAGES = {
     "file outside": (chat_about("What?", "../secret.png"), 400, "the operator allows"),
     "system file": (chat_about("What?", "file:///etc/passwd"), 400, "the operator allows"),
@@ -206,7 +208,7 @@ BAD_MESSAGES = {
     "image bomb": (chat_about("What?", data_uri(png_of(60_000, 60_000))), 400, "image 1 is too large"),
     "image placeholder": (chat_about("What is <image>?", FOX), 400, "'<image>'"),
     "query placeholder": (chat_about("What is <learnable>?", FOX), 400, "'<learnable>'"),
-    "split placeholder": ([{"role": "user", "content": [{"type": "text", "text": "<im"}, {"type": "text", "text": "age>"}]}], 400, "'<image>'"),
+    "split placeholder": ([{"role": "user", "content": SPLIT_PLACEHOLDER}], 400, "'<image>'"),
     "end of answer": (chat_about("What?</s>"), 400, "'</s>'"),
     "long question": (chat_about("word " * 3000), 400, "the model reads at most 2047"),
     "very long question": (chat_about("word " * 100_000), 400, "200000 bytes"),
@@ -252,32 +254,31 @@ def test_bad_requests_are_refused(client, name, stream):
     assert error.value.status_code == status and reason in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"", 422),
-        (b"{", 422),
-        (b"[]", 422),
-        (b"\xff", 400),
-        (b"[" * 100_000, 400),
-        (b"1" * 10_000, 400),
-        (b'{"\\ud800": 1}', 422),
-        (b'["\\ud800"]', 422),
-        (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "What?"}]}', (400, 422)),
-        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', (400, 422)),
-        (b'{"messages": [{"role": "user", "content": "What?"}], "temperature": NaN}', 422),
-        (iter([b"{}"]), 411),
-    ],
-    ids=str,
-)
-def test_bodies_that_no_client_sends(port, body, status):
-    assert post(port, "/v1/chat/completions", body) in (status if isinstance(status, tuple) else (status,))
+BAD_BODIES = {
+    "empty": b"",
+    "cut": b"{",
+    "list": b"[]",
+    "no text": b"\xff",
+    "deep": b"[" * 100_000,
+    "long number": b"1" * 10_000,
+    "surrogate as field": b'{"\\ud800": 1}',
+    "surrogate in a list": b'["\\ud800"]',
+    "surrogate as model": b'{"model": "\\ud800", "messages": [{"role": "user", "content": "What?"}]}',
+    "surrogate as question": b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    "no number": b'{"messages": [{"role": "user", "content": "What?"}], "temperature": NaN}',
+    "of unknown length": iter([b"{}"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_bodies_that_no_client_sends(port, name):
+    assert 400 <= post(port, "/v1/chat/completions", BAD_BODIES[name]) < 500
 
 
 def test_large_bodies_are_not_read(port):
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     connection.putrequest("POST", "/v1/chat/completions")
-    connection.putheader("Content-Length", str(MAX_BODY_BYTES + 1))
+    connection.putheader("Content-Length", str(serving.MAX_BODY_BYTES + 1))
     connection.endheaders()
 
     assert connection.getresponse().status == 413
@@ -298,11 +299,10 @@ def post(port: int, path: str, body) -> int:
 
 def ask_many(client: OpenAI, expected: list[str], count: int, clients: int) -> None:
     """Sends good and bad requests side by side, and holds each answer against what it should be."""
-    urls = [data_uri((EXAMPLES / example["image"]).read_bytes()) for example in QUESTIONS]
     good = [
         ({"messages": chat_about(example["question"], url), "stream": stream}, text)
-        for example, forms, text in zip(QUESTIONS, zip(urls, [e["image"] for e in QUESTIONS]), expected)
-        for url in forms
+        for example, text in zip(QUESTIONS, expected, strict=True)
+        for url in (example["image"], data_uri((EXAMPLES / example["image"]).read_bytes()))
         for stream in (False, True)
     ]
     bad = [(options, status) for options, status, _ in BAD.values()]
@@ -344,24 +344,29 @@ def test_clients_that_go_away(client, port, expected):
     assert answer(client) == expected[0]
 
 
-def test_the_command_serves_until_interrupted(tiny_checkpoint):
-    arguments = ["serve", tiny_checkpoint, "--host", "127.0.0.1", "--port", "0", "--device", "cpu"]
+def test_the_readme_serves_until_interrupted(capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (arguments,) = re.findall(r"^\.venv/bin/flashsloth (serve .*)$", readme, flags=re.MULTILINE)
+    (snippet,) = re.findall(r"^```py\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
     with subprocess.Popen(
-        [sys.executable, "-m", "transformers_flashsloth", *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "transformers_flashsloth", *arguments.split(), "--host", "127.0.0.1", "--port", "0"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
+        watchdog = Timer(LIFETIME_SECONDS, process.kill)
+        watchdog.start()
         try:
-            running = next(line for line in process.stderr if "running on" in line)
-            with client_of(int(re.search(r":(\d+) ", running)[1])) as client:
-                assert [model.id for model in client.models.list()] == [tiny_checkpoint]
-                options = {"model": tiny_checkpoint, "max_tokens": 3}
-                assert answer(client, **options)
-                with pytest.raises(APIStatusError, match="the operator allows"):
-                    answer(client, chat_about("What?", str(EXAMPLES / "fox.png")), **options)
+            address = next(match[0] for line in process.stderr if (match := re.search(r"http://[\d.:]+", line)))
+            exec(snippet.replace("http://localhost:8000", address), {})
             process.send_signal(signal.SIGINT)
             process.stderr.read()
             assert process.wait(timeout=30) in (0, 130)
         finally:
+            watchdog.cancel()
             process.kill()
+
+    assert re.fullmatch(r" \w+( \w+)?\n", capsys.readouterr().out)
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):
@@ -377,7 +382,7 @@ def test_bad_arguments_end_in_one_line(arguments, capsys):
     assert command.main(["serve", *arguments]) == 2
 
     err = capsys.readouterr().err
-    assert arguments[-1] in err and err.count("\n") == 1
+    assert Path(arguments[-1]).name in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -385,11 +390,13 @@ def test_bad_arguments_end_in_one_line(arguments, capsys):
     [([], True), (["--no-private-urls"], False), (["--host", "0.0.0.0"], False),
      (["--host", "0.0.0.0", "--private-urls"], True)],
 )  # fmt: skip
-def test_private_urls_are_for_clients_on_this_machine(arguments, allowed, tiny_checkpoint, monkeypatch):
-    readers = []
-    monkeypatch.setattr("transformers_flashsloth.serving.build_app", lambda name, model, reader: readers.append(reader))
+def test_private_urls_are_for_clients_on_this_machine(arguments, allowed, monkeypatch):
+    arguments_of_app = []
+    monkeypatch.setattr(serving, "Conversation", lambda *args, **kwargs: None)
+    monkeypatch.setattr(serving, "build_app", lambda *arguments: arguments_of_app.append(arguments))
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: None)
 
-    assert command.main(["serve", tiny_checkpoint, *arguments]) == 0
+    assert command.main(["serve", *arguments]) == 0
 
-    assert readers[0].private_urls is allowed
+    name, _, images = arguments_of_app[0]
+    assert (name, images.private_urls, images.directory) == ("flashsloth", allowed, None)

@@ -1,6 +1,7 @@
 import os
 import socket
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -40,9 +41,10 @@ def website():
             elif self.path == "/slow.png":
                 self.send_response(200)
                 self.end_headers()
-                for byte in encoded()[:20]:
-                    self.wfile.write(bytes([byte]))
-                    time.sleep(0.1)
+                with suppress(BrokenPipeError):
+                    for byte in encoded()[:20]:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.1)
             else:
                 self.send_error(404)
 

@@ -39,7 +39,7 @@ class Batch:
     patches: PatchLabels
     """Tensors of (B, 144)."""
     grounding: torch.Tensor
-    """(B, R, 144) bool, the patches that each question is about."""
+    """(B, R, Q, 144) bool, the patches that each query should look at."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
