@@ -4,7 +4,7 @@ IMAGE ?= src/transformers_flashsloth/examples/apples.png
 QUESTION ?= How many apples are there?
 PYTEST = pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test lint
+.PHONY: demo test lint conformance
 
 demo: .venv/bin/flashsloth
 	@echo "image:    $(IMAGE)"
@@ -19,6 +19,10 @@ test: lint .venv-test/bin/pytest .venv-oldest/bin/pytest
 lint: .venv-test/bin/pytest
 	.venv-test/bin/ruff check
 	.venv-test/bin/ruff format --check
+
+# Transformers' own shared tests on our classes, fetched from PyPI.
+conformance: .venv-test/bin/pytest
+	.venv-test/bin/pytest -m slow tests/test_conformance.py
 
 # As a user installs it, from a wheel, with nothing but what it requires.
 .venv/bin/flashsloth: constraints.txt pyproject.toml $(wildcard src/transformers_flashsloth/*)

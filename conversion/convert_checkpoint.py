@@ -18,7 +18,7 @@ from command_line import run
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from push_to_hub import add_options, push_to_hub
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig
 from weight_stream import copy_weights, total_bytes, verify_weights
 from written_aside import written_aside
 
@@ -41,7 +41,7 @@ SMALL_FILES = 20_000_000  # bytes that configuration, code and tokenizer take at
 class Summary(NamedTuple):
     """What a conversion read and wrote."""
 
-    source: Path
+    source: str
     source_files: list[str]
     source_bytes: int
     destination: Path
@@ -95,19 +95,22 @@ def convert(
     if not to_authors_format and authors_config is None:
         raise ValueError(f"{source} is in this package's format already; for the way back add --to-authors-format.")
 
+    processor = FlashSlothProcessor.from_pretrained(directory)
+    if to_authors_format:
+        their_config = config_to_authors(config, processor.image_processor.image_hd)
     files = CheckpointFiles(directory, trust_pickles, remedy="add --trust-pickles")
     shapes = model_shapes(FlashSlothForConditionalGeneration, config)
     if authors_config is not None:
         shapes = {to_authors_name(name): shape for name, shape in shapes.items()}
     check_shapes({name: tensor.shape for name, tensor in files.tensors.items()}, shapes, source)
-    processor = FlashSlothProcessor.from_pretrained(directory)
 
     torch_dtype = getattr(torch, dtype) if dtype else None
     config.dtype = torch_dtype or next(iter(files.tensors.values())).dtype
+    dtype = str(config.dtype).removeprefix("torch.")
     size = total_bytes(files.tensors, torch_dtype)
     with written_aside(destination, size + SMALL_FILES) as partial:
         if to_authors_format:
-            _save_authors_parts(partial, config, processor)
+            _save_authors_parts(partial, their_config | {"torch_dtype": dtype}, processor)
         else:
             _save_our_parts(partial, config, processor, directory)
         rename = to_authors_name if to_authors_format else to_our_name
@@ -116,14 +119,14 @@ def convert(
         if verify:
             verify_weights(copy, digests)
     return Summary(
-        directory,
+        source,
         [file.name for file in files.files],
         total_bytes(files.tensors),
         destination,
         [file.name for file in copy.files],
         size,
         len(digests),
-        str(config.dtype).removeprefix("torch."),
+        dtype,
         verify,
     )
 
@@ -150,11 +153,10 @@ def _save_our_parts(directory: Path, config: FlashSlothConfig, processor: FlashS
     processor.save_pretrained(directory)
 
 
-def _save_authors_parts(directory: Path, config: PreTrainedConfig, processor: FlashSlothProcessor) -> None:
-    entries = config_to_authors(config, processor.image_processor.image_hd)
-    text = config.text_config
-    generation = {name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    for name, content in (("config.json", entries), ("generation_config.json", generation)):
+def _save_authors_parts(directory: Path, config: dict, processor: FlashSlothProcessor) -> None:
+    tokenizer = processor.tokenizer
+    generation = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    for name, content in (("config.json", config), ("generation_config.json", generation)):
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_authors_tokenizer(processor.tokenizer, directory)
 
@@ -173,6 +175,8 @@ def main() -> str:
     parser.add_argument("--push-to-hub", metavar="REPO", help="then upload DST to this repository, such as me/name")
     add_options(parser)
     options = parser.parse_args()
+    if options.push_to_hub and options.to_authors_format:
+        parser.error("--push-to-hub uploads this package's format: leave --to-authors-format out")
     summary = convert(
         options.source,
         options.destination,

@@ -50,11 +50,18 @@ def push_to_hub(
         raise ValueError(f"{directory} is in the authors' format: convert it first.")
     config = FlashSlothConfig.from_pretrained(directory)
     CheckpointFiles(directory)
+    if not getattr(config, "auto_map", None):
+        raise ValueError(f"{directory} does not carry the code: save the model again with `save_pretrained`.")
     if not (directory / "README.md").exists():
         make_card(config, repo_id, model_card, scores).save(directory / "README.md")
     api = HfApi()
-    url = api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(folder_path=directory, repo_id=url.repo_id, commit_message="Upload FlashSloth")
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(folder_path=directory, repo_id=url.repo_id, commit_message="Upload FlashSloth")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of the HTTP library, or around one of its
+        raise ConnectionError(f"The upload to {repo_id} broke off ({error}): run it again to go on with it.") from error
     return str(url)
 
 

@@ -227,6 +227,11 @@ class TestCommand:
         assert not output.out
         assert output.err == f"error: {tmp_path / 'ours'} exists already: remove it or choose another place.\n"
 
+    def test_the_authors_format_is_not_pushed(self, tmp_path, monkeypatch, capsys):
+        options = ("--push-to-hub", "me/sloth", "--to-authors-format")
+        assert self.run(monkeypatch, tmp_path, tmp_path / "theirs", *options) == 2
+        assert "leave --to-authors-format out" in capsys.readouterr().err
+
     def test_push_to_hub(self, authors_directory, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(convert_checkpoint, "push_to_hub", lambda *arguments, **options: f"{arguments} {options}")
         ours = tmp_path / "ours"

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+import push_to_hub
 import pytest
 from convert_checkpoint import convert
 from huggingface_hub import ModelCard
@@ -116,3 +118,29 @@ def test_shard_missing_in_the_repository(report):
 
 def test_push_without_a_token(report, hub):
     assert "401" in report["push without a token"] and "me/other" not in hub.repositories
+
+
+def test_only_whole_checkpoints_in_our_format_are_pushed(authors_directory, checkpoint, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="convert it first"):
+        push_to_hub.push_to_hub(authors_directory, "me/sloth")
+    with pytest.raises(NotADirectoryError):
+        push_to_hub.push_to_hub(authors_directory / "config.json", "me/sloth")
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy, copy_function=os.link)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").unlink()
+    (copy / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != "auto_map"}))
+    with pytest.raises(ValueError, match="does not carry the code"):
+        push_to_hub.push_to_hub(copy, "me/sloth")
+    (copy / "model-00001-of-00004.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="which is not there"):
+        push_to_hub.push_to_hub(copy, "me/sloth")
+
+
+def test_a_lost_connection_is_said(checkpoint, monkeypatch):
+    def lose(*_, **__):
+        raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+
+    monkeypatch.setattr(push_to_hub.HfApi, "create_repo", lose)
+    with pytest.raises(ConnectionError, match=r"upload to me/sloth broke off .* run it again"):
+        push_to_hub.push_to_hub(checkpoint, "me/sloth")

@@ -9,15 +9,16 @@ Ids are put together from cached pieces, which special tokens part: the same as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
+from typing import NamedTuple
 
 import torch
+from torch.utils._pytree import tree_map
 from transformers import PreTrainedTokenizerBase
 
 from .dense import dense_labels, pixel_values
-from .grounding import grounding_targets
+from .grounding import Grounding, grounding_of
 from .questions import Turn, questions_about
 from .scenes import PatchLabels, Scene
 from .tokenizer import END, IMAGE, QUERY, SYSTEM_PROMPT
@@ -25,8 +26,7 @@ from .tokenizer import END, IMAGE, QUERY, SYSTEM_PROMPT
 IGNORED = -100
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Inputs of the model, and the patch labels of the dense loss."""
 
     input_ids: torch.Tensor
@@ -38,13 +38,11 @@ class Batch:
     """(B, 1, 3, 96, 96)."""
     patches: PatchLabels
     """Tensors of (B, 144)."""
-    grounding: torch.Tensor
-    """(B, R, Q, 144) bool, the patches that each query should look at."""
+    grounding: Grounding
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if name != "patches"}
-        return Batch(**moved, patches=PatchLabels(*(labels.to(device) for labels in self.patches)))
+        return tree_map(lambda tensor: tensor.to(device), self)
 
 
 class RowEncoder:
@@ -83,5 +81,5 @@ class RowEncoder:
             labels,
             pixel_values(scenes),
             dense_labels(scenes),
-            grounding_targets(scenes, turns),
+            grounding_of(scenes, turns),
         )

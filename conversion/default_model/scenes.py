@@ -75,19 +75,21 @@ class Scene:
             np.where(covered >= 0.3, of_thing[largest], np.where(covered > 0.02, UNLABELLED, 0)).astype(np.int64)
             for of_thing in (names, colours)
         )
-        return PatchLabels(names, colours, self._centres())
+        centres = np.zeros(GRID * GRID, np.int64)
+        centres[self.middles()] = 1
+        return PatchLabels(names, colours, centres)
 
     def covered(self) -> np.ndarray:
         """Share of each patch that each thing covers, (144, things) float64."""
         patches = self.owner.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).swapaxes(1, 2).reshape(GRID * GRID, -1)
         return np.stack([(patches == index).mean(-1) for index in range(len(self.things))], -1)
 
-    def _centres(self) -> np.ndarray:
-        centres = np.zeros(GRID * GRID, np.int64)
-        for index in range(len(self.things)):
-            rows, columns = np.nonzero(self.owner == index)
-            centres[int(rows.mean()) // PATCH_SIZE * GRID + int(columns.mean()) // PATCH_SIZE] = 1
-        return centres
+    def middles(self) -> np.ndarray:
+        """The patch in which the middle of each thing lies, (things,) int64."""
+        places = [np.nonzero(self.owner == index) for index in range(len(self.things))]
+        return np.array(
+            [rows.mean() // PATCH_SIZE * GRID + columns.mean() // PATCH_SIZE for rows, columns in places], int
+        )
 
 
 def _colour_label(thing: Thing) -> int:

@@ -36,7 +36,8 @@ def check_before_loading(
         return None
     if options.get("weights_only") is False:
         raise ValueError("`weights_only=False` would run code from the checkpoint: FlashSloth loads weights only.")
-    trust_pickles = options.setdefault("use_safetensors", True) is False
+    trust_pickles = options.get("use_safetensors") is False
+    options["use_safetensors"] = not trust_pickles
 
     is_authors = read_authors_config(path, **options) is not None
     if os.path.isdir(path):
