@@ -25,7 +25,7 @@ conformance: .venv-test/bin/pytest
 	.venv-test/bin/pytest -m slow tests/test_conformance.py
 
 # As a user installs it, from a wheel, with nothing but what it requires.
-.venv/bin/flashsloth: constraints.txt pyproject.toml $(wildcard src/transformers_flashsloth/*)
+.venv/bin/flashsloth: constraints.txt pyproject.toml $(wildcard src/transformers_flashsloth/* src/transformers_flashsloth/*/*)
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --constraint constraints.txt .
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conversion.default_model.canvas import IMAGE_SIZE
-from conversion.default_model.grounding import grounding_loss, grounding_targets, recorded_scores
+from conversion.default_model.grounding import Grounding, grounding_loss, grounding_of, recorded_scores
 from conversion.default_model.questions import Turn, questions_about
 from conversion.default_model.scenes import GRID, KINDS, PATCH_SIZE, Scene, Thing, scene_of
 from tests.default_model_fakes import fake_glyphs
@@ -27,29 +27,25 @@ def two_things() -> Scene:
     return Scene("any", np.zeros((1, 1, 3)), [Thing("cat"), Thing("dog")], owner)
 
 
-def test_all_queries_look_at_what_is_asked_about():
+def test_attention_goes_to_what_is_asked_about():
     turns = [Turn("", "cat", "corner", (0,)), Turn("", "yes", "present", (0, 1)), Turn("", "no", "present")]
-    targets = grounding_targets([two_things()] * 2, [turns, turns[:1]])
-    assert targets.shape == (2, 3, 9, GRID * GRID)
-    assert (targets == targets[:, :, :1]).all(), "the same for every query"
-    assert targets[:, :, 0].sum(-1).tolist() == [[1, 4, GRID * GRID - 4], [1, 0, 0]]
-    assert targets[0, 0, 0, 0] and not targets[0, 2, 0, 0]
+    targets, share = grounding_of([two_things()] * 2, [turns, turns[:1]])
+    assert targets.shape == (2, 3, GRID * GRID)
+    assert targets.sum(-1).tolist() == [[1, 4, GRID * GRID - 4], [1, 0, 0]]
+    assert targets[0, 0, 0] and not targets[0, 2, 0]
+    assert (share == 1).all()
 
 
-def test_to_count_each_query_looks_at_its_part_of_the_picture():
+def test_to_count_a_share_of_it_goes_to_the_middles():
     turns = [Turn("", "2", "count", (0, 1)), Turn("", "1", "count", (1,)), Turn("", "0", "count")]
-    targets = grounding_targets([two_things()], [turns])[0]  # (R, Q, 144)
-    background = GRID * GRID - 4
-    assert targets[0].sum(-1).tolist() == [1, *[background] * 7, 3]
-    assert targets[1].sum(-1).tolist() == [*[background] * 8, 3]
-    assert targets[2].sum(-1).tolist() == [background] * 9
-    found = (targets & ~targets[2]).any(-1).sum(-1)
-    assert found.tolist() == [int(turn.answer) for turn in turns]
+    targets, share = grounding_of([two_things()], [turns])
+    assert targets.nonzero()[:, 1:].tolist() == [[0, 0], [0, GRID * (GRID - 1) - 1], [1, GRID * (GRID - 1) - 1]]
+    torch.testing.assert_close(share, torch.tensor([[2 / 6, 1 / 5, 0.0]]))
 
 
 def test_nothing_is_marked_where_nobody_knows():
     unknown = Scene("any", np.zeros((1, 1, 3)), [], None)
-    assert not grounding_targets([unknown], [[Turn("", "yes", "easy-vqa")]]).any()
+    assert not grounding_of([unknown], [[Turn("", "yes", "easy-vqa")]]).targets.any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,14 +65,17 @@ def test_answers_are_read_from_what_they_name(kind):
                 assert things
 
 
-def test_the_loss_is_the_attention_missed():
-    targets = torch.zeros(1, 2, 5, 4, dtype=torch.bool)
-    targets[0, 0, :, :2] = True  # the second run has none
-    even = torch.zeros(1, 3, 2 * 5, 4)
-    assert grounding_loss(even, targets) == pytest.approx(np.log(2), rel=1e-5)
-    focused = even.clone()
-    focused[..., 0] = 50.0
-    assert grounding_loss(focused, targets) < 1e-5
+def test_the_loss_is_least_at_the_share():
+    targets = torch.zeros(1, 2, 4, dtype=torch.bool)
+    targets[0, 0, 0] = True  # the second run has none
+    losses = {}
+    for score in (-1.0, 0.0, 1.0):  # attention to the target of 0.11, 0.25 and 0.48
+        scores = torch.zeros(1, 3, 2 * 5, 4)
+        scores[..., 0] = score
+        losses[score] = [grounding_loss(scores, Grounding(targets, torch.full((1, 2), share))) for share in (1, 0.25)]
+    assert losses[0.0][0] == pytest.approx(np.log(4), rel=1e-5)
+    assert losses[-1.0][0] > losses[0.0][0] > losses[1.0][0]
+    assert losses[0.0][1] < min(losses[-1.0][1], losses[1.0][1])
 
 
 def test_scores_are_recorded_inside_the_block_alone():

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy
 
 from transformers_flashsloth.embedded_query import CrossAttention
 
@@ -79,5 +78,6 @@ def grounding_loss(scores: torch.Tensor, grounding: Grounding) -> torch.Tensor:
     targets, share = grounding
     attention = scores.float().softmax(-1).mean(1).unflatten(1, (targets.shape[1], -1))  # (B, R, Q, 144)
     paid = (attention * targets[:, :, None]).sum(-1).clamp(1e-6, 1 - 1e-6)  # (B, R, Q)
-    missed = binary_cross_entropy(paid, share[:, :, None].expand_as(paid), reduction="none")
+    share = share[:, :, None]
+    missed = -share * paid.log() - (1 - share) * (-paid).log1p()
     return missed[targets.any(-1)].mean()
