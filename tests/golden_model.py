@@ -25,10 +25,19 @@ PIXELS = {
     "sd_train_batch": ["train0", "train1"],
     "hd_train_batch": ["hdtrain0", "hdtrain1"],
 }
-TEXT_FIELDS = (
-    "hidden_size intermediate_size num_attention_heads num_hidden_layers num_key_value_heads partial_rotary_factor "
-    "hidden_act layer_norm_eps max_position_embeddings vocab_size resid_pdrop"
-).split()
+TEXT_FIELDS = [
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "partial_rotary_factor",
+    "hidden_act",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "vocab_size",
+    "resid_pdrop",
+]
 
 
 def our_name(authors_name: str) -> str:

@@ -36,6 +36,23 @@ def test_ask_takes_several_images_and_every_option(image, options, capsys):
     assert out.strip() and not err
 
 
+def test_ask_draws_what_was_looked_at(image, options, tmp_path, capsys):
+    drawn = tmp_path / "explained.png"
+    assert command.main(["ask", image, image, "What?", "--explain", str(drawn), *options]) == 0
+
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    with Image.open(drawn) as picture:
+        assert picture.height > picture.width  # two images, one below the other
+
+
+@pytest.mark.parametrize("name", ["nowhere/explained.png", "explained.txt"])
+def test_an_explanation_that_cannot_be_written_is_refused_first(name, image, options, tmp_path, capsys):
+    assert command.main(["ask", image, "What?", "--explain", str(tmp_path / name), *options]) == 2
+
+    out, err = capsys.readouterr()
+    assert not out and "explanation" in err
+
+
 def test_chat_answers_one_question_a_line(image, options, tiny_checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("What?\n\nAnd where?"))
 

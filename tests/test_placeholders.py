@@ -35,7 +35,7 @@ def test_the_fullest_row_counts():
 def test_a_sequence_beyond_the_context_is_refused():
     config = tiny_config()
     check_length(torch.zeros(1, 2048), None, config)
-    with pytest.raises(ValueError, match="2049 positions long.* context is 2048"):
+    with pytest.raises(ValueError, match=r"2049 positions long.* context is 2048"):
         check_length(torch.zeros(1, 2049), None, config)
     cache = SimpleNamespace(get_seq_length=lambda: 2048)
     with pytest.raises(ValueError, match="2049 positions"):

@@ -10,6 +10,8 @@ from transformers.utils.import_utils import is_serve_available
 from . import __version__
 from .conversation import DEFAULT_CHECKPOINT, Conversation, InputError
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 1 (the model failed), 2 (bad input) or 130 (interrupted)."""
@@ -27,9 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def ask(options: argparse.Namespace) -> int:
-    """Answers one question."""
+    """Answers one question, and draws what was looked at if asked to."""
+    if options.explain and (problem := _cannot_write(options.explain)):
+        raise InputError(problem)
     conversation = _start(options)
     _answer(conversation, options.question)
+    if options.explain:
+        conversation.explain().save(options.explain)
     return 0
 
 
@@ -69,6 +75,14 @@ def serve(options: argparse.Namespace) -> int:
         dtype=options.dtype,
     )
     return 0
+
+
+def _cannot_write(path: Path) -> str | None:
+    if not path.parent.is_dir():
+        return f"there is no directory {str(path.parent)!r} for the explanation"
+    if path.suffix.lower() not in PICTURES:
+        return f"an explanation is written as {', '.join(PICTURES)}, not as {path.name!r}"
+    return None
 
 
 def _start(options: argparse.Namespace) -> Conversation:
@@ -124,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser_ask = commands.add_parser("ask", parents=[shared], help="answer one question about images")
     parser_ask.add_argument("question", metavar="QUESTION")
+    parser_ask.add_argument("--explain", type=Path, metavar="OUT.png", help="draw what the model looked at")
     parser_ask.set_defaults(run=ask)
 
     parser_chat = commands.add_parser("chat", parents=[shared], help="answer the questions on stdin, one a line")

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import enable_progress_bars
+from PIL import Image
 from transformers import TextStreamer
 from transformers.utils import logging
 
+from .explanation_flashsloth import below_each_other, draw_explanation
 from .image_processing_flashsloth import FlashSlothImageProcessor
 from .modeling_flashsloth import FlashSlothForConditionalGeneration
 from .processing_flashsloth import FlashSlothProcessor
@@ -99,10 +101,18 @@ class Conversation:
             )
         except Exception as error:  # the template, the image processor and the tokenizer each have their own kinds
             raise InputError(error) from error
-        answer = self._generate(inputs, stream)
+        self.inputs = inputs.to(self.device)
+        answer = self._generate(self.inputs, stream)
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         self.unseen_images = []
         return answer
+
+    def explain(self) -> Image.Image:
+        """What the model looked at for the last question, drawn over each image, one below the other."""
+        explanation = self.model.explain(**self.inputs)
+        parts = [part for message in self.messages if message["role"] == "user" for part in message["content"]]
+        images = [part["image"] for part in parts if part["type"] == "image"]
+        return below_each_other([draw_explanation(image, explanation, index) for index, image in enumerate(images)])
 
     def _generate(self, inputs, stream: bool) -> str:
         length = inputs["input_ids"].shape[1]
@@ -111,7 +121,7 @@ class Conversation:
             raise InputError(f"the conversation takes {length} tokens, but the model reads at most {context - 1}")
         longest = self.max_new_tokens or self.model.generation_config.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         output = self.model.generate(
-            **inputs.to(self.device),
+            **inputs,
             max_new_tokens=min(longest, context - length),
             streamer=_AnswerStreamer(self.processor.tokenizer) if stream else None,
         )

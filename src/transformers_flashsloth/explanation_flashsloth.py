@@ -103,6 +103,16 @@ def draw_explanation(image: Image.Image, explanation: FlashSlothExplanation, ind
     return picture
 
 
+def below_each_other(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures of one width as one."""
+    whole = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)))
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    return whole
+
+
 def _overlay(base: Image.Image, heat: torch.Tensor) -> Image.Image:
     """The image in grey under a map `(grid, grid)` of heat, scaled to its own maximum."""
     levels = (heat / heat.max().clamp(min=1e-9) * 255).round().to(torch.uint8).cpu().numpy()
