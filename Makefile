@@ -1,7 +1,7 @@
 # Each command makes the virtual environment that it needs.
 PYTHON ?= python3
-IMAGE ?= src/transformers_flashsloth/examples/apples.png
-QUESTION ?= How many apples are there?
+IMAGE ?= src/transformers_flashsloth/examples/corners.png
+QUESTION ?= What is in the bottom left corner?
 PYTEST = pytest --numprocesses auto --maxprocesses 4
 
 .PHONY: demo test lint conformance

@@ -109,9 +109,9 @@ EXAMPLES = (
     ),
     Example(
         "apples.png",
-        "count",
-        "How many apples are there?",
-        "4",
+        "present",
+        "Is there a pear?",
+        "yes",
         CREAM,
         (
             Glyph("apple", 4, 6, 58),
@@ -137,9 +137,9 @@ EXAMPLES = (
     ),
     Example(
         "stars.png",
-        "count",
-        "How many stars do you see?",
-        "3",
+        "shape",
+        "What is the orange shape?",
+        "star",
         NAVY,
         (
             Shape("star", "yellow", 12, 12, 60, 60),
