@@ -1,6 +1,8 @@
 """Put a trained model into the package, without the copies of the package's code that a saved checkpoint carries.
 
     python -m conversion.default_model.ship TRAINED
+
+What was in the package before is replaced.
 """
 
 from __future__ import annotations
