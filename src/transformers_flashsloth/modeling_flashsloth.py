@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
@@ -32,10 +31,10 @@ from .embedded_query import EmbeddedQuery, QueryTokens
 from .explanation_flashsloth import FlashSlothExplanation, explain
 from .generation_flashsloth import FlashSlothGenerationMixin
 from .loading_flashsloth import check_before_loading, end_at_answers
+from .multi_modal_projector import FlashSlothMultiModalProjector
 from .placeholders import check_length, check_placeholders, ids_of_structure
 from .prompt_memory import PromptMemory, recall, remember
 from .question_spans import find_query_spans
-from .spatial_attention_pooling import SpatialAttentionPooling
 
 # Where the Auto classes find the models in the code that a saved checkpoint carries.
 AUTO_MAP = {
@@ -63,22 +62,6 @@ class FlashSlothCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
 
     image_hidden_states: torch.Tensor | None = None
-
-
-class FlashSlothMultiModalProjector(nn.Module):
-    """Spatial attention pooling, then two linears with an activation between: patches become decoder tokens."""
-
-    def __init__(self, config: FlashSlothConfig):
-        super().__init__()
-        vision_width, width = config.vision_config.hidden_size, config.text_config.hidden_size
-        self.pooling = SpatialAttentionPooling(vision_width, config.pooling_window, config.pooling_dropout)
-        self.linear_1 = nn.Linear(vision_width, width)
-        self.act = ACT2FN[config.projector_hidden_act]
-        self.linear_2 = nn.Linear(width, width)
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """`(N*V, P, Dv)` to `(N*V, T, D)`."""
-        return self.linear_2(self.act(self.linear_1(self.pooling(patches))))
 
 
 class FlashSlothPreTrainedModel(PreTrainedModel):
