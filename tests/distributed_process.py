@@ -1,0 +1,126 @@
+"""
+What test_distributed.py runs in two processes: `torchrun --nproc-per-node 2 distributed_process.py PART CHECKPOINT OUT`.
+
+Rank 0 begins with rows that have images, rank 1 with text alone; every step they swap. Each rank writes what it found
+to `OUT/CASE.RANK.pt`, and together they save the trained model of a case in `OUT/CASE`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+from transformers import AutoProcessor, BatchFeature, PreTrainedModel
+from transformers.distributed import DistributedConfig
+
+from transformers_flashsloth import FlashSlothForConditionalGeneration
+
+STEPS = 3
+LEARNING_RATE = 0.5
+# Question, answer, images.
+ROWS = [
+    [("What is this?", "a fox", 1), ("Which one is bigger?", "the second", 2)],
+    [("Is a fox a bird?", "no", 0), ("How many legs does it have, all in all?", "four", 0)],
+]
+CHECKPOINTING = {"plain": None, "checkpointed": {"use_reentrant": False}, "re-entrant": {"use_reentrant": True}}
+"""Case -> how its activations are checkpointed."""
+REPLICATED = ("query_tokens.weight", "embq.up_proj.weight", "multi_modal_projector.pooling.hidden_proj.weight")
+
+
+def messages_of(question: str, answer: str, num_images: int) -> list[dict]:
+    content = [{"type": "image"}] * num_images + [{"type": "text", "text": question}]
+    return [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
+
+
+def picture(index: int) -> torch.Tensor:
+    """`(3, 50, 60)`, another one for each index."""
+    return (torch.arange(3 * 50 * 60).reshape(3, 50, 60) + 60 * index) % 251
+
+
+def batches(checkpoint: str) -> list[BatchFeature]:
+    """A batch with images and one without, labels on everything but padding."""
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    found = []
+    for rows in ROWS:
+        texts = [processor.apply_chat_template(messages_of(*row)) for row in rows]
+        images = [picture(index) for index in range(sum(num_images for *_, num_images in rows))]
+        inputs = processor(text=texts, images=images or None, padding=True, padding_side="right", return_tensors="pt")
+        inputs["labels"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+        found.append(inputs)
+    return found
+
+
+def load(checkpoint: str, **options) -> PreTrainedModel:
+    """The model in training mode, without dropout."""
+    return FlashSlothForConditionalGeneration.from_pretrained(checkpoint, pooling_dropout=0.0, **options).train()
+
+
+def train(model: PreTrainedModel, parts: list[list[BatchFeature]]) -> list[list[float]]:
+    """One SGD step for each of `parts`, on the mean of its batches' losses; returns these losses."""
+    optimiser = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    losses = []
+    for part in parts:
+        found = [model(**batch).loss for batch in part]
+        (sum(found) / len(found)).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append([loss.item() for loss in found])
+    return losses
+
+
+@torch.no_grad()
+def evaluate(model: PreTrainedModel, batch: BatchFeature) -> float:
+    return model.eval()(**batch).loss.item()
+
+
+def fully_sharded(checkpoint: str, out: Path) -> None:
+    """Full training of a model that transformers itself shards with FSDP2."""
+    rank, pair = int(os.environ["RANK"]), batches(checkpoint)
+    for case, checkpointing in CHECKPOINTING.items():
+        model = load(checkpoint, distributed_config=DistributedConfig(fsdp_size=2))
+        if checkpointing:
+            model.gradient_checkpointing_enable(checkpointing)
+        report = {
+            "wrapped": [name for name, module in model.named_modules() if isinstance(module, FSDPModule)],
+            "local": sum(parameter.to_local().numel() for parameter in model.parameters()),
+            "losses": train(model, [[pair[(rank + step) % 2]] for step in range(STEPS)]),
+            "evaluated": evaluate(model, pair[rank]),
+        }
+        torch.save(report, out / f"{case}.{rank}.pt")
+        model.save_pretrained(out / case)
+
+
+def tensor_parallel(checkpoint: str, out: Path) -> None:
+    """Logits, tokens and gradients of a model with the decoder split over two ranks."""
+    model = load(checkpoint, tp_plan="auto")
+    torch.save(tensor_parallel_report(model, checkpoint), out / f"tensor parallel.{os.environ['RANK']}.pt")
+
+
+def tensor_parallel_report(model: PreTrainedModel, checkpoint: str) -> dict:
+    pair = batches(checkpoint)
+    outputs = [model(**batch) for batch in pair]
+    sum(output.loss for output in outputs).backward()
+    parameters = dict(model.model.named_parameters())
+    prompt = {name: tensor for name, tensor in pair[0].items() if name != "labels"}
+    return {
+        "shards": {name: tuple(getattr(p, "to_local", lambda p=p: p)().shape) for name, p in parameters.items()},
+        "logits": [output.logits.detach() for output in outputs],
+        "gradients": {name: parameters[name].grad for name in REPLICATED},
+        "tokens": model.eval().generate(**prompt, max_new_tokens=4, do_sample=False, eos_token_id=None),
+    }
+
+
+def main(part: str, checkpoint: str, out: str) -> None:
+    torch.set_num_threads(1)
+    parts = {"native": [fully_sharded, tensor_parallel]}
+    for run in parts[part]:
+        run(checkpoint, Path(out))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
