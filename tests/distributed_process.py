@@ -1,5 +1,5 @@
 """
-What test_distributed.py runs in two processes: `torchrun --nproc-per-node 2 distributed_process.py PART CHECKPOINT OUT`.
+What test_distributed.py runs in two processes: `torchrun distributed_process.py PART CHECKPOINT OUT`.
 
 Rank 0 begins with rows that have images, rank 1 with text alone; every step they swap. Each rank writes what it found
 to `OUT/CASE.RANK.pt`, and together they save the trained model of a case in `OUT/CASE`.
@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
@@ -25,6 +27,8 @@ ROWS = [
 ]
 CHECKPOINTING = {"plain": None, "checkpointed": {"use_reentrant": False}, "re-entrant": {"use_reentrant": True}}
 """Case -> how its activations are checkpointed."""
+TRL_CASES = {"sharded": (True, False), "sharded with LoRA": (True, True), "replicated": (False, False)}
+"""Case -> whether transformers shards the model, whether an adapter is trained."""
 REPLICATED = ("query_tokens.weight", "embq.up_proj.weight", "multi_modal_projector.pooling.hidden_proj.weight")
 
 
@@ -114,12 +118,65 @@ def tensor_parallel_report(model: PreTrainedModel, checkpoint: str) -> dict:
     }
 
 
+def trained_by_trl(checkpoint: str, out: Path) -> None:
+    """A few steps of TRL's trainer on one row with an image and one without, in as many processes as there are."""
+    for case, (is_sharded, has_adapter) in TRL_CASES.items():
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        options = {"distributed_config": DistributedConfig(fsdp_size=2)} if is_sharded and world > 1 else {}
+        trainer = trl_trainer(load(checkpoint, **options), checkpoint, str(out / case), 2 // world, has_adapter)
+        trainer.train()
+        trainer.save_model()
+        report = {
+            "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+            "sharded": sum(isinstance(parameter, DTensor) for parameter in trainer.model.parameters()),
+            "wrapper": type(trainer.model_wrapped).__name__,
+        }
+        torch.save(report, out / f"{case}.{os.environ.get('RANK', 0)}.pt")
+
+
+def trl_trainer(model: PreTrainedModel, checkpoint: str, out: str, batch_size: int, has_adapter: bool):
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [
+        {
+            "images": [Image.fromarray(picture(index).byte().permute(1, 2, 0).numpy()) for index in range(row[-1])],
+            "messages": messages_of(*row),
+        }
+        for row in (ROWS[0][0], ROWS[1][0])
+    ]
+    arguments = SFTConfig(
+        output_dir=out,
+        use_cpu=True,
+        bf16=False,
+        max_steps=STEPS,
+        per_device_train_batch_size=batch_size,
+        optim="sgd",
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        max_length=None,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+    )
+    adapter = LoraConfig(target_modules=r".*language_model.*\.(q_proj|fc1)") if has_adapter else None
+    return SFTTrainer(
+        model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoProcessor.from_pretrained(checkpoint),
+        peft_config=adapter,
+    )
+
+
 def main(part: str, checkpoint: str, out: str) -> None:
     torch.set_num_threads(1)
-    parts = {"native": [fully_sharded, tensor_parallel]}
+    parts = {"native": [fully_sharded, tensor_parallel], "trl": [trained_by_trl]}
     for run in parts[part]:
         run(checkpoint, Path(out))
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

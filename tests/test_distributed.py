@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests import distributed_process as worker
 from transformers_flashsloth import FlashSlothForConditionalGeneration
@@ -14,10 +15,12 @@ from transformers_flashsloth import FlashSlothForConditionalGeneration
 ROOT = Path(__file__).parent.parent
 
 
-def launch(part: str, checkpoint: str, out: Path) -> None:
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def launch(part: str, checkpoint: str, out: Path, options: list[str] = TWO) -> None:
     process = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        + [worker.__file__, part, checkpoint, out],
+        [sys.executable, *options, worker.__file__, part, checkpoint, out],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -97,3 +100,38 @@ class TestTensorParallel:
             split = {name for name, shape in expected["shards"].items() if rank["shards"][name] != shape}
             assert all(name.startswith("language_model.") for name in split)
             assert {f"language_model.layers.1.{name}.weight" for name in ("self_attn.q_proj", "mlp.fc2")} <= split
+
+
+@pytest.mark.slow
+class TestTRL:
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def directories(cls, tiny_checkpoint, tmp_path_factory):
+        """What one process and two made with TRL's trainer."""
+        for module in ("datasets", "peft", "trl"):
+            pytest.importorskip(module, reason="needs the extra `train`")
+        cls.one, cls.two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+        launch("trl", tiny_checkpoint, cls.one, options=[])
+        launch("trl", tiny_checkpoint, cls.two)
+
+    @pytest.mark.parametrize("case", worker.TRL_CASES)
+    def test_losses(self, case):
+        expected = torch.load(self.one / f"{case}.0.pt")["losses"]
+        for rank in reports(self.two, case):
+            assert rank["losses"] == pytest.approx(expected, abs=1e-4)
+        assert expected[-1] < expected[0]
+
+    @pytest.mark.parametrize("case", worker.TRL_CASES)
+    def test_saved_weights(self, case):
+        (file,) = {file.name for file in (self.one / case).glob("*.safetensors")}
+        found, expected = load_file(self.two / case / file), load_file(self.one / case / file)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+    def test_which_models_are_sharded(self):
+        for rank in range(2):
+            found = {case: reports(self.two, case)[rank] for case in worker.TRL_CASES}
+            assert found["sharded"]["sharded"] == found["sharded with LoRA"]["sharded"] > 90
+            assert found["replicated"]["sharded"] == 0
+            assert found["replicated"]["wrapper"] == "DistributedDataParallel"
