@@ -1,0 +1,5 @@
+"""
+What FlashSloth costs, beside its floor and its rivals; see README.md.
+
+`python -m benchmarks.compare` is the comparison, `batches`, `growth`, `quantised` and `profile` are shorter ones.
+"""

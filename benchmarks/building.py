@@ -1,0 +1,50 @@
+"""Models from configs in seconds: weights are random numbers of a sane size, and nothing is fetched."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import initialization
+
+# Random numbers are drawn once and laid over all weights; no layer's width divides a prime.
+NUM_DRAWN = 1_000_003
+SPREAD = 0.02
+
+
+def build(create: Callable[[], nn.Module], device: str) -> nn.Module:
+    """What `create` makes, in evaluation mode on `device`, without its own slow initialisation."""
+    with torch.device(device), initialization.no_init_weights():
+        model = create()
+    fill(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def fill(model: nn.Module) -> None:
+    """Norms weigh 1, biases are 0, and all other weights lie between -`SPREAD` and `SPREAD`."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        generator = torch.Generator(parameter.device).manual_seed(0)
+        drawn = torch.empty(NUM_DRAWN, device=parameter.device, dtype=parameter.dtype)
+        drawn.uniform_(-SPREAD, SPREAD, generator=generator)
+        flat = parameter.view(-1)
+        whole = flat.numel() // NUM_DRAWN
+        flat[: whole * NUM_DRAWN].view(whole, NUM_DRAWN).copy_(drawn)
+        flat[whole * NUM_DRAWN :].copy_(drawn[: flat.numel() - whole * NUM_DRAWN])
+
+
+def share(stock: nn.Module, source: nn.Module) -> nn.Module:
+    """`stock`, built on the meta device, with the very parameters and buffers of `source`, a module of its kind."""
+    stock.load_state_dict(source.state_dict(), assign=True)
+    for name, buffer in source.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        setattr(stock.get_submodule(owner), leaf, buffer)
+    return stock.eval()
+
+
+def num_bytes(modules: list[nn.Module]) -> int:
+    """Bytes of all parameters, those that several modules share counted once."""
+    unique = {id(p): p.numel() * p.element_size() for module in modules for p in module.parameters()}
+    return sum(unique.values())
