@@ -25,8 +25,18 @@ ROWS = [
     [("What is this?", "a fox", 1), ("Which one is bigger?", "the second", 2)],
     [("Is a fox a bird?", "no", 0), ("How many legs does it have, all in all?", "four", 0)],
 ]
-CHECKPOINTING = {"plain": None, "checkpointed": {"use_reentrant": False}, "re-entrant": {"use_reentrant": True}}
-"""Case -> how its activations are checkpointed."""
+# A plan of a user's own that shards the image's path, which the default leaves with the root.
+APART = {
+    f"model.{name}": "free_full_weight"
+    for name in ("vision_tower.encoder.layers.*", "multi_modal_projector", "embq", "language_model.layers.*")
+}
+CASES = {
+    "plain": (None, None),
+    "checkpointed": ({"use_reentrant": False}, None),
+    "re-entrant": ({"use_reentrant": True}, None),
+    "all apart": (None, APART),
+}
+"""Case -> how its activations are checkpointed, how FSDP2 shards its modules."""
 TRL_CASES = {"sharded": (True, False), "sharded with LoRA": (True, True), "replicated": (False, False)}
 """Case -> whether transformers shards the model, whether an adapter is trained."""
 REPLICATED = ("query_tokens.weight", "embq.up_proj.weight", "multi_modal_projector.pooling.hidden_proj.weight")
@@ -84,7 +94,8 @@ def evaluate(model: PreTrainedModel, batch: BatchFeature) -> float:
 def fully_sharded(checkpoint: str, out: Path) -> None:
     """Full training of a model that transformers itself shards with FSDP2."""
     rank, pair = int(os.environ["RANK"]), batches(checkpoint)
-    for case, checkpointing in CHECKPOINTING.items():
+    for case, (checkpointing, plan) in CASES.items():
+        FlashSlothForConditionalGeneration._fsdp_plan = plan
         model = load(checkpoint, distributed_config=DistributedConfig(fsdp_size=2))
         if checkpointing:
             model.gradient_checkpointing_enable(checkpointing)
@@ -170,9 +181,22 @@ def trl_trainer(model: PreTrainedModel, checkpoint: str, out: str, batch_size: i
     )
 
 
+def launched_by_accelerate(checkpoint: str, out: Path) -> None:
+    """What accelerate makes of its configuration here."""
+    from accelerate import Accelerator
+
+    state = Accelerator(cpu=True).state
+    report = {"type": state.distributed_type.value, "ranks": state.num_processes}
+    torch.save(report, out / f"accelerate.{os.environ['RANK']}.pt")
+
+
 def main(part: str, checkpoint: str, out: str) -> None:
     torch.set_num_threads(1)
-    parts = {"native": [fully_sharded, tensor_parallel], "trl": [trained_by_trl]}
+    parts = {
+        "native": [fully_sharded, tensor_parallel],
+        "trl": [trained_by_trl],
+        "accelerate": [launched_by_accelerate],
+    }
     for run in parts[part]:
         run(checkpoint, Path(out))
     if torch.distributed.is_initialized():

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+import transformers_flashsloth
 from tests import distributed_process as worker
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 
-ROOT = Path(__file__).parent.parent
+CONFIGS = Path(transformers_flashsloth.__file__).parent / "accelerate_configs"
 
 
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -24,6 +26,7 @@ def launch(part: str, checkpoint: str, out: Path, options: list[str] = TWO) -> N
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=900,  # ranks that wait for one another in vain wait for hours
     )
     assert process.returncode == 0, process.stderr
 
@@ -50,7 +53,7 @@ def alone(tiny_checkpoint) -> dict:
 
 
 class TestFullySharded:
-    @pytest.mark.parametrize("case", worker.CHECKPOINTING)
+    @pytest.mark.parametrize("case", worker.CASES)
     def test_losses_of_a_rank_with_images_and_one_without(self, native, alone, case):
         ranks = reports(native, case)
         for step, losses in enumerate(alone["losses"]):
@@ -58,7 +61,7 @@ class TestFullySharded:
             assert found == pytest.approx(losses, abs=1e-5)
         assert alone["losses"][-1][0] < alone["losses"][0][0] - 0.1
 
-    @pytest.mark.parametrize("case", worker.CHECKPOINTING)
+    @pytest.mark.parametrize("case", worker.CASES)
     def test_trained_parameters(self, native, alone, case):
         found = FlashSlothForConditionalGeneration.from_pretrained(native / case).state_dict()
         expected = alone["model"].state_dict()
@@ -66,8 +69,9 @@ class TestFullySharded:
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
-    def test_evaluation_of_a_rank_with_images_and_one_without(self, native, alone):
-        assert [rank["evaluated"] for rank in reports(native, "plain")] == pytest.approx(alone["evaluated"], abs=1e-5)
+    @pytest.mark.parametrize("case", worker.CASES)
+    def test_evaluation_of_a_rank_with_images_and_one_without(self, native, alone, case):
+        assert [rank["evaluated"] for rank in reports(native, case)] == pytest.approx(alone["evaluated"], abs=1e-5)
 
     def test_a_rank_holds_half(self, native, alone):
         whole = alone["model"].num_parameters()
@@ -75,6 +79,13 @@ class TestFullySharded:
         for rank in reports(native, "plain"):
             assert rank["local"] < 0.51 * whole
             assert set(layers) < set(rank["wrapped"])
+        for rank in reports(native, "all apart"):
+            assert {"model.vision_tower.encoder.layers.0", "model.embq", *layers} < set(rank["wrapped"])
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint) -> FlashSlothForConditionalGeneration:
+    return worker.load(tiny_checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +111,53 @@ class TestTensorParallel:
             split = {name for name, shape in expected["shards"].items() if rank["shards"][name] != shape}
             assert all(name.startswith("language_model.") for name in split)
             assert {f"language_model.layers.1.{name}.weight" for name in ("self_attn.q_proj", "mlp.fc2")} <= split
+
+
+class TestAccelerate:
+    @pytest.fixture(autouse=True)
+    def installed(self):
+        pytest.importorskip("accelerate", reason="needs the extra `train`")
+
+    @pytest.mark.parametrize("name, kind", [("fsdp2", "FSDP"), ("zero3", "DEEPSPEED")])
+    def test_configs_are_understood(self, name, kind):
+        from accelerate.commands.config.config_args import load_config_from_file
+
+        config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))  # raises at keys that it does not know
+        assert config.distributed_type == kind and config.mixed_precision == "bf16"
+
+    def test_options_are_those_of_the_launcher(self):
+        from accelerate.commands.launch import launch_command_parser
+
+        known = {action.dest for action in launch_command_parser()._actions}
+        for name in ("fsdp2", "zero3"):
+            content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+            assert set(content.get("fsdp_config", {})) | set(content.get("deepspeed_config", {})) <= known
+
+    def test_the_config_shards_each_decoder_layer(self, model):
+        content = yaml.safe_load((CONFIGS / "fsdp2.yaml").read_text())["fsdp_config"]
+        names = content["fsdp_transformer_layer_cls_to_wrap"].split(",")
+        assert self.wrapped(model, names) == {f"model.language_model.layers.{index}" for index in range(2)}
+
+    def test_without_a_config_every_name_is_found(self, model):
+        wrapped = self.wrapped(model, None)
+        assert {"model.embq", "model.multi_modal_projector", "model.vision_tower.encoder.layers.0"} < wrapped
+
+    def wrapped(self, model, names: list[str] | None) -> set[str]:
+        """Names of the modules that accelerate's FSDP2 shards one by one."""
+        from accelerate import FullyShardedDataParallelPlugin
+        from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=names
+        )
+        policy = fsdp2_prepare_auto_wrap_policy(plugin, model)
+        return {name for name, module in model.named_modules() if policy(module)}
+
+    @pytest.mark.slow
+    def test_on_cpus_accelerate_replicates(self, tiny_checkpoint, tmp_path):
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "fsdp2.yaml")]
+        launch("accelerate", tiny_checkpoint, tmp_path, [*launcher, "--num_processes", "2"])
+        assert reports(tmp_path, "accelerate") == [{"type": "MULTI_CPU", "ranks": 2}] * 2
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ from .multi_modal_projector import FlashSlothMultiModalProjector
 from .placeholders import check_length, check_placeholders, ids_of_structure
 from .prompt_memory import PromptMemory, recall, remember
 from .question_spans import find_query_spans
+from .sharded_parameters import gathers_by_itself
 
 # Where the Auto classes find the models in the code that a saved checkpoint carries.
 AUTO_MAP = {
@@ -105,6 +106,11 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
             )
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, *args, save_original_format=False, **kwargs)
+
+    def post_init(self):
+        super().post_init()
+        # A tower also names modules that only the whole SigLIP has, and FSDP stops at a name that it does not find.
+        self._no_split_modules = set(self._no_split_modules) & {type(module).__name__ for module in self.modules()}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -211,7 +217,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             images = self.get_image_features(pixel_values, return_dict=True)
         image_hidden_states = None if images is None else images.pooler_output
         max_runs = check_placeholders(input_ids, images, self.config)
-        if images is None and self.training:
+        unseen = images is None and self._runs_without_image(input_ids, past_key_values)
+        if unseen:
             images = self._unseen_image(inputs_embeds)
 
         features, tokens_per_image = None, 1
@@ -225,7 +232,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         prompt = PromptMemory(input_ids, features, tokens_per_image)
         if earlier := recall(past_key_values, input_ids, self.config.image_token_id):
             prompt = earlier.and_then(prompt, self.config.image_token_id)
-        if prompt.image_features is not None and (max_runs or self.training):
+        if prompt.image_features is not None and (max_runs or unseen or self.training):
             spans = find_query_spans(
                 prompt.input_ids,
                 self.config,
@@ -243,7 +250,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             past_key_values=past_key_values,
             **kwargs,
         )
-        if prompt.image_features is not None and not self.training:
+        if prompt.image_features is not None and not (unseen or self.training):
             remember(outputs.past_key_values, prompt)
         return FlashSlothModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
@@ -262,6 +269,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             base = self.get_input_embeddings()(token)
         queries = self.query_tokens(is_query, base).to(inputs_embeds.dtype)
         return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
+
+    def _runs_without_image(self, input_ids: torch.LongTensor, past_key_values: Cache | None) -> bool:
+        """Whether a prompt of text alone runs every module: in training, and where other ranks wait for that."""
+        if self.training or input_ids.shape[1] == 1 or torch.compiler.is_compiling():
+            return self.training
+        others_wait = gathers_by_itself(self.vision_tower, self.multi_modal_projector, self.embq)
+        return others_wait and (past_key_values is None or past_key_values.get_seq_length() == 0)
 
     def _unseen_image(self, inputs_embeds: torch.Tensor) -> BaseModelOutputWithPooling:
         """One blank image that no placeholder stands for: it gives every parameter a gradient, of zero."""
