@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
+from safetensors.torch import load_file
 
 from tests import notebook_process
 from tests.hub_server import TOKEN, Hub
@@ -45,6 +47,24 @@ def test_convert_and_push(authors_directory, tmp_path):
         assert process.returncode == 0, process.stderr
         assert hub.repositories["me/sloth"].private
     assert {"ours", "ours-authors"} <= {directory.name for directory in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_finetune_lora_trl(tmp_path):
+    for module in ("datasets", "peft", "trl", "sklearn"):
+        pytest.importorskip(module, reason="needs the extra `train` and scikit-learn")
+    process = run("finetune_lora_trl.ipynb", FLASHSLOTH_SHORT=1, FLASHSLOTH_DESTINATION=tmp_path, OMP_NUM_THREADS=1)
+    assert process.returncode == 0, process.stderr
+    table = [line.split(" | ") for line in process.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in table[2:]] == ["| digits", "| colour of a shape", "| shape of a colour", ANY]
+    before = [float(row[1].rstrip("%")) for row in table[2:]]
+    assert before[0] < 50 <= before[-1]  # digits are unknown, old tasks are not
+    adapter = load_file(tmp_path / "adapter_model.safetensors")
+    parts = ("vision_tower", "multi_modal_projector", "embq", "language_model")
+    for part in parts:
+        trained = [tensor.abs().max() for name, tensor in adapter.items() if part in name and "lora_B" in name]
+        assert trained and min(trained) > 0
+    assert all(any(part in name for part in parts) for name in adapter)
 
 
 def test_a_failing_cell_is_noticed(tmp_path):
