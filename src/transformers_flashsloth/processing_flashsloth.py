@@ -28,7 +28,7 @@ from .authors_processor import read_authors_processor
 from .image_inputs import flatten
 from .video_inputs import list_videos
 from .video_processing_flashsloth import FlashSlothVideoProcessor
-from .video_prompts import check_context, frame_labels, in_reading_order, known_context, split_by_prompt
+from .video_prompts import check_context, frame_labels, in_reading_order, known_context
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
@@ -96,6 +96,8 @@ class FlashSlothProcessor(ProcessorMixin):
     ... )
     ```
     """
+
+    skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "frame_labels"]
 
     def __init__(
         self,
@@ -186,17 +188,17 @@ class FlashSlothProcessor(ProcessorMixin):
         if "pixel_values_videos" not in inputs:
             return inputs
         frames = inputs.pop("pixel_values_videos")
-        frames_per_video = [int(count) for count in inputs.pop("frames_per_video")]
+        labels = inputs.pop("frame_labels")
         prompts = [text] if isinstance(text, str) else text or []
         if prompts:
             lengths = [len(ids) for ids in inputs["input_ids"]]
-            frames_of_prompts = split_by_prompt(prompts, self.video_token, frames_per_video)
+            videos = [prompt.count(self.video_token) for prompt in prompts]
             cost = self.replace_image_token({"pixel_values": frames}, 0).count(self.image_token)
-            check_context(lengths, frames_of_prompts, self.tokenizer, cost)
+            check_context(lengths, videos, labels, self.tokenizer, cost)
         if "pixel_values" in inputs:
             marks = re.compile(f"({re.escape(self.image_token)})|{re.escape(self.video_token)}")
             order = ["image" if mark[1] else "video" for mark in marks.finditer("\n".join(prompts))]
-            frames = in_reading_order(order, inputs["pixel_values"], frames, frames_per_video)
+            frames = in_reading_order(order, inputs["pixel_values"], frames, [*map(len, labels)])
         inputs["pixel_values"] = frames
         return inputs
 
@@ -241,16 +243,17 @@ class FlashSlothProcessor(ProcessorMixin):
 
     def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
         """Returns the label and the placeholders of each frame of a video, a line each."""
-        metadata = video_inputs["video_metadata"][video_idx]
         frame = self.replace_image_token({"pixel_values": video_inputs["pixel_values_videos"]}, 0)
-        return "\n".join(label + frame for label in frame_labels(metadata.frames_indices, metadata.fps))
+        return "\n".join(label + frame for label in video_inputs["frame_labels"][video_idx])
 
     def _process_videos(self, videos, **kwargs):
         """As upstream's, which copies the frames to count the videos, and does not always ask for metadata."""
         options = kwargs | {"return_metadata": True, "frame_limit": self._frame_limit(**kwargs)}
         processed = self.video_processor(videos, **options)
-        count = len(processed["frames_per_video"])
-        return processed, [self.replace_video_token(processed, index) for index in range(count)]
+        del processed["frames_per_video"]
+        metadata = processed["video_metadata"]
+        processed["frame_labels"] = [frame_labels(known.frames_indices, known.fps) for known in metadata]
+        return processed, [self.replace_video_token(processed, index) for index in range(len(metadata))]
 
     def _frame_limit(self, size=None, image_hd=None, do_resize=None, **kwargs) -> int | None:
         """The most frames that the context can hold, to refuse more before they are decoded."""

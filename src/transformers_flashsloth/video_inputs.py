@@ -155,7 +155,10 @@ def _read_animation(path: str, sample: SampleFrames, name: str) -> Clip | None:
         if count == 1 or image.format in STILL_IMAGES:
             raise ValueError(f"{name} is a still image, which belongs to `images=` or a part of {{'type': 'image'}}.")
         try:
-            milliseconds = sum(frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image))
+            milliseconds = 0
+            for frame in ImageSequence.Iterator(image):
+                frame.load()  # WebP frames know their duration only then
+                milliseconds += frame.info.get("duration", 0)
             fps = 1000 * count / milliseconds if milliseconds else None
             metadata = VideoMetadata(
                 count, fps=fps, width=image.width, height=image.height, duration=fps and count / fps

@@ -129,6 +129,8 @@ class FlashSlothVideoProcessor(BaseVideoProcessor):
         Raises:
             ValueError: for `fps` without a known frame rate, or for more frames than `frame_limit`.
         """
+        if (num_frames is not None and num_frames < 1) or (fps is not None and fps <= 0):
+            raise SamplingError(f"`num_frames` must be at least 1 and `fps` above 0, got {num_frames} and {fps}.")
         total = metadata.total_num_frames
         indices = np.arange(total)
         if fps is not None:

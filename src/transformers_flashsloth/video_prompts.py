@@ -38,12 +38,6 @@ def _clock(time: float, tenths: bool) -> str:
     return f"{clock}.{int(time * 10) % 10}" if tenths else clock
 
 
-def split_by_prompt(prompts: list[str], video_token: str, frames_per_video: list[int]) -> list[list[int]]:
-    """Returns, for each prompt, the frames of each video that it names."""
-    counts = iter(frames_per_video)
-    return [[next(counts) for _ in range(prompt.count(video_token))] for prompt in prompts]
-
-
 def in_reading_order(order: list[str], images, frames, frames_per_video: list[int]):
     """
     Merges the pixels of images and of video frames.
@@ -78,13 +72,16 @@ def known_context(tokenizer) -> int | None:
     return tokenizer.model_max_length if tokenizer.model_max_length < UNKNOWN_CONTEXT else None
 
 
-def check_context(lengths: list[int], frames_of_prompts: list[list[int]], tokenizer, tokens_per_frame: int) -> None:
+def check_context(
+    lengths: list[int], videos_of_prompts: list[int], labels: list[list[str]], tokenizer, tokens_per_frame: int
+) -> None:
     """
     Refuses prompts with videos that are longer than the context.
 
     Args:
         lengths (`list[int]`): tokens of each prompt, padding included.
-        frames_of_prompts (`list[list[int]]`): as [`split_by_prompt`] returns them.
+        videos_of_prompts (`list[int]`): videos of each prompt.
+        labels (`list[list[str]]`): those of the frames of each video.
         tokenizer: knows the context.
         tokens_per_frame (`int`): without the label.
 
@@ -92,13 +89,16 @@ def check_context(lengths: list[int], frames_of_prompts: list[list[int]], tokeni
         ValueError: saying how many frames there are and how many fit.
     """
     context = known_context(tokenizer)
-    for length, counts in zip(lengths, frames_of_prompts, strict=True):
-        if context is None or not counts or length <= context:
+    videos = iter(labels)
+    for length, num_videos in zip(lengths, videos_of_prompts, strict=True):
+        frames = [label for _ in range(num_videos) for label in next(videos)]
+        if context is None or not frames or length <= context:
             continue
-        cost = tokens_per_frame + len(tokenizer.tokenize("Frame 10, 0:10: \n"))
-        fit = sum(counts) + (context - length) // cost
-        advice = f"pass `num_frames={fit // len(counts)}` or a smaller `fps`" if fit >= len(counts) else "shorten it"
+        costs = sorted(tokens_per_frame + len(tokenizer.tokenize(f"{label}\n")) for label in frames)
+        surplus = 1 + int(np.searchsorted(np.cumsum(costs), length - context))  # at most so many frames too many
+        fit = max(len(frames) - surplus, 0)
+        advice = f"pass `num_frames={fit // num_videos}` or a smaller `fps`" if fit >= num_videos else "shorten it"
         raise ValueError(
-            f"The prompt has {sum(counts)} video frames of about {cost} tokens each and is {length} tokens long, but "
-            f"the model's context is {context}: beside the rest of the prompt {max(fit, 0)} frames fit, so {advice}."
+            f"The prompt has {len(frames)} video frames of up to {costs[-1]} tokens each and is {length} tokens long, "
+            f"but the model's context is {context}: beside the rest of the prompt {fit} frames fit, so {advice}."
         )
