@@ -79,7 +79,7 @@ def test_the_final_message_can_be_continued(processor):
         ([{"content": "Hi"}], "Message 1 has the role ''"),
         ([{"role": "user"}], "user message has no `content`"),
         ([{"role": "user", "content": {"type": "text"}}], "user message has no `content`"),
-        ([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}], "neither .* nor .*video"),
+        ([{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}], "neither .* nor .*audio"),
         ([{"role": "user", "content": [{"type": "text"}]}], "neither"),
         ([{"role": "user", "content": ["Hi"]}], "neither"),
         ([user("Hi"), {"role": "assistant", "content": [{"type": "image"}]}], "assistant message has an image"),

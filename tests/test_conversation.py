@@ -120,3 +120,29 @@ def test_weights_are_not_read_for_bad_input(image, tiny_checkpoint, tmp_path):
         conversation.ask("What is <image>?")
     with pytest.raises(InputError, match="cannot be loaded"):
         conversation.ask("What?")
+
+
+def test_a_video_is_sampled_once_and_its_frames_are_explained(image, tiny_checkpoint, tmp_path, monkeypatch):
+    frames = [Image.new("RGB", (20, 10), (index * 20, 0, 0)) for index in range(10)]
+    path = tmp_path / "clip.mp4"  # in truth an animation, which needs no decoder
+    frames[0].save(path, format="PNG", save_all=True, append_images=frames[1:], duration=500)
+    options = {"checkpoint": tiny_checkpoint, "device": "cpu", "max_new_tokens": 5}
+    conversation = Conversation([image, str(path)], num_frames=3, **options)
+    path.unlink()
+
+    inputs, _ = inputs_of(conversation, monkeypatch, "What?", "And then?")
+
+    text = conversation.processor.decode(inputs["input_ids"][0])
+    assert "USER: <image>\nFrame 1, 0:00: <image>\nFrame 2, 0:02: <image>\nFrame 3, 0:04: <image>\nWhat?" in text
+    pictures = [Image.open(image), frames[0], frames[5], frames[9]]
+    expected = conversation.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    assert torch.equal(inputs["pixel_values"], expected)
+    assert conversation.explain().height > 4 * 10
+
+
+def test_a_video_that_cannot_be_read_is_refused_at_once(tiny_checkpoint, tmp_path):
+    (tmp_path / "clip.webm").write_bytes(b"no video")
+    with pytest.raises(InputError, match=r"clip\.webm"):
+        Conversation([str(tmp_path / "clip.webm")], checkpoint=tiny_checkpoint, device="cpu")
+    with pytest.raises(InputError, match="there is no video file"):
+        Conversation([str(tmp_path / "nothing.mp4")], checkpoint=tiny_checkpoint, device="cpu")

@@ -36,6 +36,17 @@ def test_ask_takes_several_images_and_every_option(image, options, capsys):
     assert out.strip() and not err
 
 
+def test_ask_takes_a_video_and_how_many_frames(image, options, tiny_checkpoint, tmp_path, capsys):
+    clip = tmp_path / "clip.mp4"  # in truth an animation, which needs no decoder
+    frames = [Image.new("RGB", (20, 10), (index * 20, 0, 0)) for index in range(10)]
+    frames[0].save(clip, format="PNG", save_all=True, append_images=frames[1:], duration=500)
+    assert command.main(["ask", str(clip), "What?", "--frames", "3", *options]) == 0
+
+    conversation = Conversation([str(clip)], checkpoint=tiny_checkpoint, num_frames=3, max_new_tokens=5, device="cpu")
+    assert capsys.readouterr() == (f"{conversation.ask('What?')}\n", "")
+    assert len(conversation.inputs["pixel_values"]) == 3
+
+
 def test_ask_draws_what_was_looked_at(image, options, tmp_path, capsys):
     drawn = tmp_path / "explained.png"
     assert command.main(["ask", image, image, "What?", "--explain", str(drawn), *options]) == 0

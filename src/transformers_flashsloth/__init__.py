@@ -13,6 +13,7 @@ from transformers import (
 )
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # `transformers` has it with torchvision
 
 from .authors_auto import AuthorsModel, AuthorsProcessor
 from .authors_checkpoint import AUTHORS_TO_OURS
@@ -20,6 +21,7 @@ from .configuration_flashsloth import FlashSlothConfig
 from .image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorTorchvision
 from .modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel, FlashSlothPreTrainedModel
 from .processing_flashsloth import FlashSlothProcessor
+from .video_processing_flashsloth import FlashSlothVideoProcessor
 
 AutoConfig.register("flashsloth", FlashSlothConfig, exist_ok=True)
 AutoModel.register(FlashSlothConfig, FlashSlothModel, exist_ok=True)
@@ -30,6 +32,7 @@ AutoImageProcessor.register(
     image_processor_classes={"pil": FlashSlothImageProcessor, "torchvision": FlashSlothImageProcessorTorchvision},
     exist_ok=True,
 )
+AutoVideoProcessor.register(FlashSlothConfig, FlashSlothVideoProcessor, exist_ok=True)
 AutoProcessor.register(FlashSlothConfig, FlashSlothProcessor, exist_ok=True)
 
 # Saved checkpoints carry the code, for processes without this package.
@@ -38,6 +41,7 @@ FlashSlothModel.register_for_auto_class("AutoModel")
 FlashSlothForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 FlashSlothImageProcessor.register_for_auto_class()
 FlashSlothImageProcessorTorchvision.register_for_auto_class()
+FlashSlothVideoProcessor.register_for_auto_class()
 FlashSlothProcessor.register_for_auto_class()
 
 # Checkpoints in the authors' format: their names, and a config.json of the type "phi".
@@ -60,4 +64,5 @@ __all__ = [
     "FlashSlothModel",
     "FlashSlothPreTrainedModel",
     "FlashSlothProcessor",
+    "FlashSlothVideoProcessor",
 ]

@@ -90,6 +90,7 @@ def _start(options: argparse.Namespace) -> Conversation:
         options.images,
         checkpoint=options.model,
         image_hd=options.hd,
+        num_frames=options.frames,
         max_new_tokens=options.max_new_tokens,
         device=options.device,
         dtype=options.dtype,
@@ -109,7 +110,7 @@ def _complain(error: object) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flashsloth", description="Ask FlashSloth about images.")
+    parser = argparse.ArgumentParser(prog="flashsloth", description="Ask FlashSloth about images and videos.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -125,7 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     shared = argparse.ArgumentParser(add_help=False, parents=[loading])
-    shared.add_argument("images", nargs="+", metavar="IMAGE", help="file or URL")
+    shared.add_argument("images", nargs="+", metavar="IMAGE", help="file or URL of an image or video")
+    shared.add_argument(
+        "--frames",
+        type=_positive,
+        metavar="N",
+        help="most frames of a video that are read (default: as the model says)",
+    )
     shared.add_argument(
         "--model",
         default=DEFAULT_CHECKPOINT,
@@ -136,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-new-tokens", type=_positive, metavar="N", help="longest answer (default: as the model says, or 256)"
     )
 
-    parser_ask = commands.add_parser("ask", parents=[shared], help="answer one question about images")
+    parser_ask = commands.add_parser("ask", parents=[shared], help="answer one question about images and videos")
     parser_ask.add_argument("question", metavar="QUESTION")
     parser_ask.add_argument("--explain", type=Path, metavar="OUT.png", help="draw what the model looked at")
     parser_ask.set_defaults(run=ask)

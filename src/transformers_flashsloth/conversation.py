@@ -1,8 +1,12 @@
-"""A conversation about images, through nothing but public interfaces: the processor, its template and `generate`."""
+"""
+A conversation about images and videos, through nothing but public interfaces: the processor, its template and
+`generate`.
+"""
 
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import snapshot_download
@@ -12,12 +16,14 @@ from transformers import TextStreamer
 from transformers.utils import logging
 
 from .explanation_flashsloth import below_each_other, draw_explanation
+from .image_inputs import flatten
 from .image_processing_flashsloth import FlashSlothImageProcessor
 from .modeling_flashsloth import FlashSlothForConditionalGeneration
 from .processing_flashsloth import FlashSlothProcessor
 
 DEFAULT_CHECKPOINT = str(files(__package__) / "default_checkpoint")
 DEFAULT_MAX_NEW_TOKENS = 256
+VIDEO_SUFFIXES = [".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp"]
 CHECKPOINT_FILES = ["*.json", "*.jinja", "*.txt", "*.safetensors"]
 
 
@@ -27,13 +33,14 @@ class InputError(Exception):
 
 class Conversation:
     """
-    Answers questions about images and remembers what was said. The weights are loaded for the first question that can
-    be asked, so that bad input is refused at once.
+    Answers questions about images and videos and remembers what was said. The weights are loaded for the first question
+    that can be asked, so that bad input is refused at once.
 
     Args:
-        images (`list[str]`): files or URLs.
+        images (`list[str]`): files or URLs; those that end like a video file (`VIDEO_SUFFIXES`) are videos.
         checkpoint (`str`): directory or Hub id.
         image_hd (`bool`, *optional*): whether to read the images in high definition; by default as the checkpoint says.
+        num_frames (`int`, *optional*): most frames that are read of a video; by default as the checkpoint says.
         max_new_tokens (`int`, *optional*): longest answer; by default as the checkpoint says, or 256. The end of the
             decoder's context may cut an answer further.
         device (`str`, *optional*): by default an accelerator if there is one.
@@ -49,6 +56,7 @@ class Conversation:
         *,
         checkpoint: str = DEFAULT_CHECKPOINT,
         image_hd: bool | None = None,
+        num_frames: int | None = None,
         max_new_tokens: int | None = None,
         device: str | None = None,
         dtype: str | None = None,
@@ -62,6 +70,7 @@ class Conversation:
         self.checkpoint = _local_directory(checkpoint)
         self.processor = _load(FlashSlothProcessor, self.checkpoint)
         self.processor_kwargs = {} if image_hd is None else {"image_hd": image_hd}
+        self._decode_videos(num_frames)
         self.max_new_tokens = max_new_tokens
         self.messages = []
 
@@ -108,11 +117,27 @@ class Conversation:
         return answer
 
     def explain(self) -> Image.Image:
-        """What the model looked at for the last question, drawn over each image, one below the other."""
+        """What the model looked at for the last question, drawn over each image and frame, one below the other."""
         explanation = self.model.explain(**self.inputs)
         parts = [part for message in self.messages if message["role"] == "user" for part in message["content"]]
-        images = [part["image"] for part in parts if part["type"] == "image"]
+        images = [image for part in parts if part["type"] != "text" for image in flatten(part[part["type"]])]
         return below_each_other([draw_explanation(image, explanation, index) for index, image in enumerate(images)])
+
+    def _decode_videos(self, num_frames: int | None) -> None:
+        """Samples the videos once for all turns."""
+        videos = [part for part in self.unseen_images if part["type"] == "video"]
+        if not videos:
+            return
+        video_processor = self.processor.video_processor
+        sample = partial(video_processor.sample_frames, num_frames=num_frames or video_processor.num_frames)
+        try:
+            clips = video_processor.fetch_videos([part["video"] for part in videos], sample)
+        except Exception as error:  # decoders have their own kinds
+            raise InputError(error) from error
+        for part, clip in zip(videos, clips, strict=True):
+            part["video"] = clip.frames
+        metadata = [clip.metadata for clip in clips]
+        self.processor_kwargs["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": metadata}
 
     def _generate(self, inputs, stream: bool) -> str:
         length = inputs["input_ids"].shape[1]
@@ -144,12 +169,19 @@ class _AnswerStreamer(TextStreamer):
 def _read_images(sources: list[str]) -> list[dict]:
     for source in sources:
         if not source.startswith(("http://", "https://")) and not Path(source).is_file():
-            raise InputError(f"there is no image file {source!r}")
+            raise InputError(f"there is no {'video' if _is_video(source) else 'image'} file {source!r}")
     try:
-        images = FlashSlothImageProcessor().fetch_images(sources)
+        images = iter(FlashSlothImageProcessor().fetch_images([source for source in sources if not _is_video(source)]))
     except Exception as error:
         raise InputError(error) from error
-    return [{"type": "image", "image": image} for image in images]
+    return [
+        {"type": "video", "video": source} if _is_video(source) else {"type": "image", "image": next(images)}
+        for source in sources
+    ]
+
+
+def _is_video(source: str) -> bool:
+    return Path(urlsplit(source).path if "://" in source else source).suffix.lower() in VIDEO_SUFFIXES
 
 
 def _usable_device(name: str | None) -> torch.device:

@@ -45,7 +45,7 @@ def read_images(source, name: str = "images"):
     if isinstance(source, (str, os.PathLike)):
         name = f"{name} ({str(source)[:100]!r})"
     if not isinstance(source, Image.Image):
-        source = _locate(source, name)
+        source = locate(source, name)
     try:
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             image.load()
@@ -56,8 +56,8 @@ def read_images(source, name: str = "images"):
         ) from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(
-            f"{name} is no image that Pillow knows: the file is empty, damaged or of another format, or this is text, "
-            "which belongs to `text=`."
+            f"{name} is no image that Pillow knows: the file is empty, damaged or of another format, or this is a "
+            "video, which belongs to `videos=` or a part of {'type': 'video'}, or text, which belongs to `text=`."
         ) from error
     except Exception as error:  # decoders of damaged files raise whatever they like
         raise ValueError(f"{name} cannot be decoded ({error}): it is damaged or cut short, save it anew.") from error
@@ -66,8 +66,13 @@ def read_images(source, name: str = "images"):
     return image
 
 
-def _locate(source, name: str) -> str | os.PathLike | BytesIO:
-    """Returns what Pillow can open: a path, or the bytes behind anything else."""
+def locate(source, name: str) -> str | os.PathLike | BytesIO:
+    """
+    Returns what can be opened: a path, or the bytes behind a URL, `data:` URI or base64 string.
+
+    Raises:
+        ValueError: calling the source `name`, if it is nothing of this or cannot be downloaded.
+    """
     if isinstance(source, (bytes, bytearray)):
         return BytesIO(source)
     if not isinstance(source, (str, os.PathLike)):
@@ -89,7 +94,7 @@ def _locate(source, name: str) -> str | os.PathLike | BytesIO:
         return BytesIO(base64.b64decode(encoded, validate=True))
     except ValueError as error:
         raise ValueError(
-            f"{name} is no file, URL or base64 string: check the path; text belongs to `text=`, not to `images=`."
+            f"{name} is no file, URL or base64 string: check the path; text belongs to `text=`."
         ) from error
 
 

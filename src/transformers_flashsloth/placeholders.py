@@ -19,7 +19,7 @@ def check_length(input_ids: torch.Tensor, past_key_values: Cache | None, config:
     if isinstance(past, int) and past + input_ids.shape[1] > context:
         raise ValueError(
             f"The sequence is {past + input_ids.shape[1]} positions long, images and queries included, but the "
-            f"decoder's context is {context}. Shorten the text, use fewer images or `image_hd=False`."
+            f"decoder's context is {context}. Shorten the text, use fewer images or video frames, or `image_hd=False`."
         )
 
 

@@ -1,33 +1,51 @@
 """
-Conversations and images to model inputs.
+Conversations, images and videos to model inputs.
 
 What a user types can never become structure. The chat template refuses any message (of any role) that contains the
-text of a special token (`<image>`, `<learnable>`, `</s>`, padding and the like), and puts a blank before the colon of
-the role headers `USER:` and `ASSISTANT:`. It does so after joining the parts of a message, and whatever the template
-writes next to a message begins or ends with a blank, a newline or a special token, so that no header or special token
-can arise where the two meet either. A prompt passed as `text=` is taken as it is: there, placeholders are structure.
+text of a special token (`<image>`, `<video>`, `<learnable>`, `</s>`, padding and the like), and puts a blank before the
+colon of the role headers `USER:` and `ASSISTANT:`. It does so after joining the parts of a message, and whatever the
+template writes next to a message begins or ends with a blank, a newline or a special token, so that no header or
+special token can arise where the two meet either. A prompt passed as `text=` is taken as it is: there, placeholders are
+structure.
+
+A video is its frames: `<video>` becomes a line `Frame 2, 0:03: <image>` for each, and the frames stand among the images
+in `pixel_values`. So the model, and whatever feeds it (generate, TRL, pipelines), needs no key, token or weight beyond
+those of images, where `pixel_values_videos` and a video token of its own would only name the same thing twice.
 """
 
 import re
 from pathlib import Path
 
+from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.utils import VIDEO_PROCESSOR_NAME, cached_file
+from transformers.video_processing_utils import VideoProcessorMixin
 
+from .authors_checkpoint import hub_options
 from .authors_processor import read_authors_processor
 from .image_inputs import flatten
+from .video_inputs import list_videos
+from .video_processing_flashsloth import FlashSlothVideoProcessor
+from .video_prompts import check_context, frame_labels, in_reading_order, known_context
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 class FlashSlothProcessor(ProcessorMixin):
     """
-    Wraps a [`FlashSlothImageProcessor`] and a tokenizer, and expands the placeholders of images and queries.
+    Wraps a [`FlashSlothImageProcessor`], a tokenizer and a [`FlashSlothVideoProcessor`], and expands the placeholders
+    of images, videos and queries.
 
-    A call returns `input_ids` and `attention_mask` `(B, L)` and, if there are images, `pixel_values`
-    `(images, V, 3, height, width)`; with `return_mm_token_type_ids=True` also `mm_token_type_ids` `(B, L)`, 1 at image
-    positions. Options of the image processor such as `image_hd=True` can be given per call.
+    A call returns `input_ids` and `attention_mask` `(B, L)` and, if there are images or videos, `pixel_values`
+    `(images and frames in reading order, V, 3, height, width)`; with `return_mm_token_type_ids=True` also
+    `mm_token_type_ids` `(B, L)`, 1 at image positions, and with `return_metadata=True` `video_metadata`. Options of the
+    image and video processors such as `image_hd=True` and `num_frames=16` can be given per call.
+
+    A frame takes as many tokens as an image (81, in HD 405, at the released sizes) and about 10 for its label, so that
+    16 frames are some 1,450 tokens. Frames that do not fit into the tokenizer's `model_max_length`, the context of its
+    model (phi-2's is 2,048: some 20 frames and a question), are refused.
 
     The chat template refuses messages that contain the text of a special token, and writes `USER :` for a typed
     `USER:` (likewise `ASSISTANT:`), so that nothing typed can forge the prompt's structure.
@@ -37,11 +55,16 @@ class FlashSlothProcessor(ProcessorMixin):
             Makes views of images.
         tokenizer ([`PreTrainedTokenizerBase`]):
             Has `image_token` and `query_token` among its added tokens.
+        video_processor ([`FlashSlothVideoProcessor`], *optional*):
+            Makes views of frames; by default one that reads frames as `image_processor` reads images, one view each.
         image_token (`str`, defaults to `"<image>"`):
             Stands for an image; becomes as many tokens as pooling leaves of its views. Where it is not the default, the
             tokenizer has to name it as its `image_token` too, for the chat template to write it.
         query_token (`str`, defaults to `"<learnable>"`):
             Ends a user turn; becomes `num_query_tokens` tokens. Not the default: as for `image_token`.
+        video_token (`str`, defaults to `"<video>"`):
+            Stands for a video in a prompt's text, and is no token; becomes a label and an image for each frame. Not the
+            default: as for `image_token`.
         num_query_tokens (`int`, defaults to 9):
             Learned queries of a turn, as in the model's config.
         patch_size (`int`, defaults to 14):
@@ -52,8 +75,9 @@ class FlashSlothProcessor(ProcessorMixin):
             Jinja template of a conversation; by default that of the release, in `chat_template.jinja`.
 
     Raises:
-        ValueError: at construction, if the tokenizer lacks a placeholder; in a call, if images and placeholders differ
-            in number, or if truncation to `max_length` cuts an image or a query run.
+        ValueError: at construction, if the tokenizer lacks a placeholder; in a call, if images or videos differ from
+            their placeholders in number, if frames do not fit into the context, or if truncation to `max_length` cuts
+            an image or a query run.
 
     Example:
 
@@ -73,21 +97,27 @@ class FlashSlothProcessor(ProcessorMixin):
     ```
     """
 
+    skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "frame_labels"]
+
     def __init__(
         self,
         image_processor=None,
         tokenizer=None,
+        video_processor=None,
         image_token: str = "<image>",
         query_token: str = "<learnable>",
         num_query_tokens: int = 9,
         patch_size: int = 14,
         pooling_window: int = 3,
+        video_token: str = "<video>",
         chat_template: str | None = None,
         **kwargs,
     ):
         if chat_template is None and CHAT_TEMPLATE.exists():
             chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
-        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+        if video_processor is None and image_processor is not None:
+            video_processor = FlashSlothVideoProcessor.like(image_processor)
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
         missing = [token for token in (image_token, query_token) if token not in tokenizer.added_tokens_encoder]
         if missing:
             raise ValueError(
@@ -96,15 +126,35 @@ class FlashSlothProcessor(ProcessorMixin):
             )
         self.image_token = image_token
         self.query_token = query_token
+        self.video_token = video_token
         self.num_query_tokens = num_query_tokens
         self.patch_size = patch_size
         self.pooling_window = pooling_window
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As upstream's, and also for a checkpoint in the authors' format, which has no processor files."""
-        parts = read_authors_processor(pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs) if parts is None else cls(**parts)
+        """
+        As upstream's, and also for a checkpoint in the authors' format, which has no processor files, and for one saved
+        without a video processor.
+        """
+        path = pretrained_model_name_or_path
+        parts = read_authors_processor(path, **kwargs)
+        if parts is not None:
+            return cls(**parts)
+        entries, options = cls.get_processor_dict(path, **kwargs)
+        find = {"_raise_exceptions_for_missing_entries": False} | hub_options(kwargs)
+        if "video_processor" in entries or cached_file(path, VIDEO_PROCESSOR_NAME, **find):
+            return super().from_pretrained(path, **kwargs)
+        parts = [auto.from_pretrained(path, **kwargs) for auto in (AutoImageProcessor, AutoTokenizer)]
+        return cls.from_args_and_dict(parts, entries, **options)
+
+    def check_argument_for_proper_class(self, argument_name, argument):
+        """As upstream's, which finds no class of video processors without torchvision."""
+        if argument_name != "video_processor":
+            return super().check_argument_for_proper_class(argument_name, argument)
+        if not isinstance(argument, VideoProcessorMixin):
+            raise TypeError(f"`video_processor` must be a video processor, got {type(argument).__name__}.")
+        return VideoProcessorMixin
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As upstream's, but leaves the processor as it was, without upstream's note on where its code lies."""
@@ -127,15 +177,42 @@ class FlashSlothProcessor(ProcessorMixin):
         """What a tokenizer may return and the model does not take."""
         return ["token_type_ids"]
 
-    def prepare_inputs_layout(self, images: ImageInput | None = None, text=None, **kwargs):
-        """Reads the images; rows without any (`[]`, `[[], []]`) count as no images at all."""
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a call may return: frames are in `pixel_values`."""
+        return [name for name in super().model_input_names if name not in self.video_processor.model_input_names]
+
+    def __call__(self, images: ImageInput | None = None, text=None, videos=None, audio=None, **kwargs):
+        """Makes the inputs of the model; see the docstring of the class."""
+        inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+        if "pixel_values_videos" not in inputs:
+            return inputs
+        frames = inputs.pop("pixel_values_videos")
+        labels = inputs.pop("frame_labels")
+        prompts = [text] if isinstance(text, str) else text or []
+        if prompts:
+            lengths = [len(ids) for ids in inputs["input_ids"]]
+            videos = [prompt.count(self.video_token) for prompt in prompts]
+            cost = self.replace_image_token({"pixel_values": frames}, 0).count(self.image_token)
+            check_context(lengths, videos, labels, self.tokenizer, cost)
+        if "pixel_values" in inputs:
+            marks = re.compile(f"({re.escape(self.image_token)})|{re.escape(self.video_token)}")
+            order = ["image" if mark[1] else "video" for mark in marks.finditer("\n".join(prompts))]
+            frames = in_reading_order(order, inputs["pixel_values"], frames, [*map(len, labels)])
+        inputs["pixel_values"] = frames
+        return inputs
+
+    def prepare_inputs_layout(self, images: ImageInput | None = None, text=None, videos=None, **kwargs):
+        """Reads the images; rows without any (`[]`, `[[], []]`) count as no images at all, and so for videos."""
         if not isinstance(text, (str, list, tuple, type(None))):
             raise ValueError(f"`text` must be a string or list of strings, got {type(text).__name__}.")
-        images, *rest = super().prepare_inputs_layout(images=images, text=text, **kwargs)
-        return images if images is None or flatten(images) else None, *rest
+        images, *rest = super().prepare_inputs_layout(images=images, text=text, videos=videos, **kwargs)
+        text, videos, audio = rest
+        images = images if images is None or flatten(images) else None
+        return images, text, videos if videos is None or list_videos(videos)[0] else None, audio
 
-    def validate_inputs(self, images: ImageInput | None = None, text: list[str] | None = None, **kwargs):
-        """Checks that the texts (each of them, where images are nested) have as many placeholders as images."""
+    def validate_inputs(self, images: ImageInput | None = None, text: list[str] | None = None, videos=None, **kwargs):
+        """Checks that the texts (each, where images or videos are nested) have as many placeholders as those."""
         nested = isinstance(images, list) and any(isinstance(row, list) for row in images)
         if nested and any(not isinstance(row, list) or any(isinstance(item, list) for item in row) for row in images):
             raise ValueError("`images` must be an image, a list of images, or a list with a list for each text.")
@@ -149,39 +226,76 @@ class FlashSlothProcessor(ProcessorMixin):
                     f"The number of {self.image_token} tokens in the prompts should be the same as the number of "
                     f"images passed, but the prompts hold {needed} and the images are {given}."
                 )
-        super().validate_inputs(images=images, text=text, **kwargs)
+            videos_needed = [sample.count(self.video_token) for sample in text]
+            flat, rows = ([], None) if videos is None else list_videos(videos)
+            if (rows or sum(videos_needed)) != (videos_needed if rows else len(flat)):
+                raise ValueError(
+                    f"The number of {self.video_token} placeholders in the prompts should be the same as the number of "
+                    f"videos passed, but the prompts hold {videos_needed} and the videos are {rows or len(flat)}."
+                )
+        if videos is None:  # upstream's check of videos copies their frames
+            super().validate_inputs(images=images, text=text, **kwargs)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """Returns the placeholders of one image: one for each token that pooling leaves of each view."""
         num_views, _, height, width = image_inputs["pixel_values"][image_idx].shape
         return self.image_token * (num_views * self._tokens_per_view(height, width))
 
+    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
+        """Returns the label and the placeholders of each frame of a video, a line each."""
+        frame = self.replace_image_token({"pixel_values": video_inputs["pixel_values_videos"]}, 0)
+        return "\n".join(label + frame for label in video_inputs["frame_labels"][video_idx])
+
+    def _process_videos(self, videos, **kwargs):
+        """As upstream's, which copies the frames to count the videos, and does not always ask for metadata."""
+        options = kwargs | {"return_metadata": True, "frame_limit": self._frame_limit(**kwargs)}
+        processed = self.video_processor(videos, **options)
+        del processed["frames_per_video"]
+        metadata = processed["video_metadata"]
+        processed["frame_labels"] = [frame_labels(known.frames_indices, known.fps) for known in metadata]
+        return processed, [self.replace_video_token(processed, index) for index in range(len(metadata))]
+
+    def _frame_limit(self, size=None, image_hd=None, do_resize=None, **kwargs) -> int | None:
+        """The most frames that the context can hold, to refuse more before they are decoded."""
+        videos = self.video_processor
+        context = known_context(self.tokenizer)
+        if context is None or not (videos.do_resize if do_resize is None else do_resize):
+            return None
+        return context // self._tokens_per_image(size or videos.size, videos.image_hd if image_hd is None else image_hd)
+
     def get_text_with_replacements(
-        self, text: list[str], images_replacements: list[str] = (), videos_replacements=(), audio_replacements=()
+        self,
+        text: list[str],
+        images_replacements: list[str] = (),
+        videos_replacements: list[str] = (),
+        audio_replacements=(),
     ) -> tuple[list[str], list[list[dict]]]:
         """
-        Expands the placeholders of images and queries.
+        Expands the placeholders of images, videos and queries.
 
         Args:
-            text (`list[str]`): prompts, a placeholder for each image and each query run.
+            text (`list[str]`): prompts, a placeholder for each image, each video and each query run.
             images_replacements (`list[str]`): what the images become, in reading order; none leaves them as they are.
+            videos_replacements (`list[str]`): as for images.
 
         Returns:
             The expanded prompts and, for each, a list of `{"type", "span", "new_span", "text", "replacement"}`, with
-            the type `"image"` or `"query"` and spans in characters before and after.
+            the type `"image"`, `"video"` or `"query"` and spans in characters before and after.
         """
-        images = iter(images_replacements)
-        patterns = {"image": self.image_token, "query": self.query_token}
-        if not images_replacements:
-            del patterns["image"]
+        replacements = {"image": iter(images_replacements), "video": iter(videos_replacements)}
+        patterns = {"image": self.image_token, "video": self.video_token, "query": self.query_token}
+        for name, there in (("image", images_replacements), ("video", videos_replacements)):
+            if not there:
+                del patterns[name]
         pattern = re.compile("|".join(f"(?P<{name}>{re.escape(token)})" for name, token in patterns.items()))
 
         expanded_text, offsets = [], []
         for sample in text:
             expanded, end, sample_offsets = "", 0, []
             for match in pattern.finditer(sample):
-                is_image = match.lastgroup == "image"
-                replacement = next(images) if is_image else self.query_token * self.num_query_tokens
+                is_query = match.lastgroup == "query"
+                queries = self.query_token * self.num_query_tokens
+                replacement = queries if is_query else next(replacements[match.lastgroup])
                 expanded += sample[end : match.start()]
                 sample_offsets.append(
                     {
@@ -216,12 +330,15 @@ class FlashSlothProcessor(ProcessorMixin):
         """Counts the tokens of images by their sizes `(height, width)`, for serving engines."""
         if image_sizes is None:
             return MultiModalData()
-        size = get_size_dict(kwargs.get("size") or self.image_processor.size)
         image_hd = self.image_processor.image_hd if kwargs.get("image_hd") is None else kwargs["image_hd"]
-        num_tokens = (5 if image_hd else 1) * self._tokens_per_view(size["height"], size["width"])
+        num_tokens = self._tokens_per_image(kwargs.get("size") or self.image_processor.size, image_hd)
         num_images = len(image_sizes)
         # An image is one row of `pixel_values`, however many views it has.
         return MultiModalData(num_image_tokens=[num_tokens] * num_images, num_image_patches=[1] * num_images)
+
+    def _tokens_per_image(self, size: dict[str, int], image_hd: bool) -> int:
+        size = get_size_dict(size)
+        return (5 if image_hd else 1) * self._tokens_per_view(size["height"], size["width"])
 
     def _tokens_per_view(self, height: int, width: int) -> int:
         rows = height // self.patch_size // self.pooling_window

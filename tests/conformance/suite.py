@@ -16,6 +16,7 @@ from transformers_flashsloth import (
     FlashSlothImageProcessor,
     FlashSlothModel,
     FlashSlothProcessor,
+    FlashSlothVideoProcessor,
 )
 
 from ...generation.test_utils import GenerationTesterMixin
@@ -122,6 +123,7 @@ class FlashSlothImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase)
 
 class FlashSlothProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     processor_class = FlashSlothProcessor
+    videos_input_name = "pixel_values"  # frames are images
 
     @classmethod
     def _setup_tokenizer(cls):
@@ -131,11 +133,23 @@ class FlashSlothProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     def _setup_image_processor(cls):
         return FlashSlothImageProcessor(size={"height": 42, "width": 42})
 
+    @classmethod
+    def _setup_video_processor(cls):
+        return FlashSlothVideoProcessor(size={"height": 42, "width": 42})
+
     def _knows_no_queries(self):
         self.skipTest("compares with the tokenizer alone, which does not expand the query placeholder")
 
     test_apply_chat_template_image_0 = _knows_no_queries
     test_apply_chat_template_image_1 = _knows_no_queries
+    test_apply_chat_template_decoded_video_0 = _knows_no_queries
+
+    def _reads_videos_from_the_hub(self):
+        self.skipTest("reads a video from the Hub; tests/test_video_inputs.py reads files that it writes")
+
+    test_apply_chat_template_video_0 = _reads_videos_from_the_hub
+    test_apply_chat_template_video_1 = _reads_videos_from_the_hub
+    test_apply_chat_template_video_frame_sampling = _reads_videos_from_the_hub
 
     def test_processor_text_has_no_visual(self):
         self.skipTest("reads an image from the Hub; tests/test_processing_flashsloth.py has ragged batches")
