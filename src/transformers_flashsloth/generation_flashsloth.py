@@ -82,6 +82,8 @@ class FlashSlothGenerationMixin(GenerationMixin):
         input_ids: torch.LongTensor,
         next_sequence_length: int | None = None,
         past_key_values: Cache | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,  # upstream looks for this name
         is_first_iteration: bool | None = False,
         **kwargs,
     ) -> dict:
@@ -99,6 +101,8 @@ class FlashSlothGenerationMixin(GenerationMixin):
             input_ids,
             next_sequence_length=next_sequence_length,
             past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
