@@ -57,7 +57,8 @@ class FlashSlothGenerationMixin(GenerationMixin):
         if past and kwargs.get("pixel_values") is not None and kwargs.get("input_ids") is not None:
             new_images = self._uncached(kwargs.pop("pixel_values"), kwargs["input_ids"], past)
             kwargs |= {"pixel_values": new_images} if len(new_images) else {}
-        suppress = SuppressPlaceholders(self._placeholders, device=self.device)
+        device = "cpu" if self.device.type == "meta" else self.device  # offloaded weights lie on no device
+        suppress = SuppressPlaceholders(self._placeholders, device=device)
         processors = LogitsProcessorList([*(logits_processor or []), suppress])
         return super().generate(inputs, generation_config, processors, *args, **kwargs)
 
