@@ -90,6 +90,35 @@ def test_cropping_forgets_the_images_behind(model):
     torch.testing.assert_close(continued, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_tokens_decoded_in_place_of_cropped_ones_are_new(model):
+    cache = DynamicCache(config=model.config)
+    logits(model, ROWS[1], cache, pixel_values=pixels("b", "c"))
+    first_turn = ROWS[1].index(EOS)
+    cropped = len(ROWS[1]) - first_turn
+    cache.crop(-cropped)
+    decoded = [60 + step for step in range(cropped)]
+    for token in decoded:  # the cache is as long as before
+        logits(model, [token], cache)
+    continued = logits(model, SECOND_TURN, cache)
+    whole = [*ROWS[1][:first_turn], *decoded, *SECOND_TURN]
+    expected = logits(model, whole, DynamicCache(config=model.config), pixel_values=pixels("b"))
+    torch.testing.assert_close(continued, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_repeated_rows_see_their_own_images(model):
+    cache, prefix = DynamicCache(config=model.config), [32, 25, *IMAGE_TURN]
+    with torch.no_grad():
+        model(input_ids=torch.tensor([prefix, prefix]), past_key_values=cache, pixel_values=pixels("a", "b"))
+    cache.batch_repeat_interleave(2)
+    questions = [[10, *RUN], [20, *RUN], [10, *RUN], [21, *RUN]]
+    with torch.no_grad():
+        continued = model(input_ids=torch.tensor(questions), past_key_values=cache).logits[:, -1]
+    for row, (name, question) in enumerate(zip("aabb", questions, strict=True)):
+        fresh = DynamicCache(config=model.config)
+        expected = logits(model, [*prefix, *question], fresh, pixel_values=pixels(name))
+        torch.testing.assert_close(continued[row], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_question_in_two_pieces_is_refused(model):
     cache = DynamicCache(config=model.config)
     logits(model, [32, 25, *IMAGE_TURN, 10], cache, pixel_values=pixels("a"))

@@ -80,3 +80,13 @@ def test_more_runs_than_positions_are_harmless():
     spans = find_query_spans(torch.tensor([[5]]), tiny_config(), max_runs=2, num_images=0, tokens_per_image=9)
     assert spans.positions.shape == (1, 2, 9)
     assert not spans.valid.any()
+
+
+def test_padding_behind_an_answer_that_ended_early():
+    turn = [*USER_PREFIX[1:], 20, 21, *RUN, *ASSISTANT]
+    assert questions([[*first_turn([10]), 500, EOS, PAD, PAD, *turn]])[0] == [[[10], [20, 21]]]
+    # Nothing else may stand there, and padding alone opens no turn.
+    assert questions([[*first_turn([10]), 500, EOS, 501, PAD, *turn]])[0] != [[[10], [20, 21]]]
+    assert (
+        questions([first_turn([10]) + turn], "left")[0] == questions([first_turn([10]) + turn, ROWS[0]], "left")[0][:1]
+    )

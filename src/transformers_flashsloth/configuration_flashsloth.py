@@ -147,6 +147,15 @@ class FlashSlothConfig(PreTrainedConfig):
         """T, what pooling leaves of a view (81)."""
         return (self.patch_grid // self.pooling_window) ** 2
 
+    @property
+    def num_hidden_layers(self) -> int:
+        """Decoder layers, under the name that upstream's early exit (`assistant_early_exit`) reads and sets."""
+        return self.text_config.num_hidden_layers
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value: int):
+        self.text_config.num_hidden_layers = value
+
     def validate_architecture(self):
         """Refuses combinations that no model can be built from (called by `@strict` after construction)."""
         for name in ("num_query_tokens", "pooling_window", "embq_hidden_size", "embq_num_heads"):

@@ -1,28 +1,131 @@
 """What `generate` needs to know of FlashSloth; the one place that overrides private methods of transformers."""
 
+from functools import partial
+from weakref import WeakMethod
+
 import torch
-from transformers import GenerationConfig
-from transformers.generation import GenerationMixin
+from transformers import GenerationConfig, LogitsProcessorList, StaticCache, SuppressTokensLogitsProcessor
+from transformers.cache_utils import Cache
+from transformers.generation import CandidateGenerator, GenerationMixin
+
+from .assistant import Assistant
+
+# Inputs of `generate` with a position in their second dimension.
+POSITIONED_INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "mm_token_type_ids")
+
+
+class SuppressPlaceholders(SuppressTokensLogitsProcessor):
+    """
+    Keeps a model from answering with placeholders, which would stand for images and queries that are not there. A class
+    of its own, as upstream lets a processor of a class replace what options such as `suppress_tokens` ask for.
+    """
 
 
 class FlashSlothGenerationMixin(GenerationMixin):
     """
-    Overrides `generate`, and two private methods of [`~transformers.generation.GenerationMixin`] (transformers 5.19 to
-    5.x) that have no public counterpart.
+    Overrides public methods of [`~transformers.generation.GenerationMixin`] (transformers 5.19 to 5.x), and three
+    private ones that have no public counterpart.
     """
 
-    def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        *args,
+        **kwargs,
+    ):
         """
-        As upstream's. With `past_key_values`, the pixels of images that are cached already may be passed along with the
-        whole conversation; they are not encoded again.
+        As upstream's, and beyond it:
+
+        - Image and query placeholders are never generated, whatever the logits or other processors say.
+        - Padding behind a row's tokens is moved in front of them, also in the returned sequences.
+        - With `past_key_values`, the pixels of images that are cached already may be passed along with the whole
+          conversation; they are not encoded again.
+        - `assistant_model` may be a FlashSloth with the same placeholders, which then sees the images too (pass
+          `pixel_values`), or any text-only model that upstream takes.
         """
-        input_ids = kwargs.get("input_ids") if inputs is None else inputs
-        cache, pixel_values = kwargs.get("past_key_values"), kwargs.get("pixel_values")
-        if cache is not None and pixel_values is not None and input_ids is not None:
-            new_images = self._uncached(pixel_values, input_ids, int(cache.get_seq_length()))
-            kwargs.pop("pixel_values")
+        if inputs is not None and "input_ids" not in kwargs:
+            inputs, kwargs["input_ids"] = None, inputs
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        kwargs = self._pad_left(kwargs, past)
+        if kwargs.get("assistant_model") is not None:
+            names = ("pixel_values", "mm_encoder_outputs")
+            images = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+            kwargs["assistant_model"] = Assistant(kwargs["assistant_model"], self.config, images)
+        if past and kwargs.get("pixel_values") is not None and kwargs.get("input_ids") is not None:
+            new_images = self._uncached(kwargs.pop("pixel_values"), kwargs["input_ids"], past)
             kwargs |= {"pixel_values": new_images} if len(new_images) else {}
-        return super().generate(inputs, *args, **kwargs)
+        device = "cpu" if self.device.type == "meta" else self.device  # offloaded weights lie on no device
+        suppress = SuppressPlaceholders(self._placeholders, device=device)
+        processors = LogitsProcessorList([*(logits_processor or []), suppress])
+        return super().generate(inputs, generation_config, processors, *args, **kwargs)
+
+    @property
+    def _placeholders(self) -> list[int]:
+        return [self.config.image_token_id, self.config.query_token_id]
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """
+        Refused: it prefills in chunks, and takes no images.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "FlashSloth cannot batch continuously, as its queries must enter together with their question and their "
+            "images: use `generate`, without `cache_implementation='paged'`."
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,  # upstream looks for this name
+        is_first_iteration: bool | None = False,
+        **kwargs,
+    ) -> dict:
+        """As upstream's; also for an assistant's prefill, and for assisted decoding over a kept cache."""
+        position_ids = kwargs.get("position_ids")
+        if past_key_values is not None and next_sequence_length != 1:
+            past = int(past_key_values.get_seq_length())
+            # Upstream calls an assistant's prefill no first iteration, and would withhold the images.
+            is_first_iteration = is_first_iteration or past == 0
+            # Assisted decoding passes what is cached once more.
+            if next_sequence_length is None and past and position_ids is not None:
+                is_whole = position_ids.shape[-1] == input_ids.shape[1] > past
+                next_sequence_length = input_ids.shape[1] - past if is_whole else None
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+    def _pad_left(self, inputs: dict, past: int) -> dict:
+        """Moves padding behind the tokens of a row's uncached positions in front of them; upstream cannot read it."""
+        input_ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        pad, eos = self.generation_config.pad_token_id, self.generation_config.eos_token_id
+        if mask is None and input_ids is not None and not past and pad is not None:
+            # Upstream reads the mask off the ids only if padding cannot be an answer's end.
+            mask = input_ids != pad if pad not in (eos if isinstance(eos, list) else [eos]) else None
+        if mask is None or mask.ndim != 2 or mask.shape[1] <= past or mask[:, -1].all():
+            return inputs
+        inputs = inputs | {"attention_mask": mask.long()}
+        order = mask[:, past:].bool().long().argsort(dim=1, stable=True)  # (B, new positions)
+        for name in POSITIONED_INPUTS:
+            values = inputs.get(name)
+            if values is not None and values.shape[1] >= order.shape[1]:
+                cached, new = values.split([values.shape[1] - order.shape[1], order.shape[1]], dim=1)
+                moved = new.take_along_dim(order if new.ndim == 2 else order[..., None], dim=1)
+                inputs[name] = torch.cat([cached, moved], dim=1)
+        return inputs
 
     def _uncached(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, length: int) -> torch.Tensor:
         """Those images `(N, V, 3, H, W)` whose placeholders stand behind the first `length` positions."""
@@ -51,20 +154,52 @@ class FlashSlothGenerationMixin(GenerationMixin):
         images.last_hidden_state, images.pooler_output = patches[order], tokens[order]
         return mm_encoder_output
 
-    def _validate_generated_length(
-        self, generation_config: GenerationConfig, input_ids_length: int, has_default_max_length: bool
+    def _get_candidate_generator(self, *args, **kwargs) -> CandidateGenerator:
+        generator = super()._get_candidate_generator(*args, **kwargs)
+        # Held weakly, or its caches would outlive it until the garbage collector comes round.
+        get_candidates = WeakMethod(generator.get_candidates)
+        generator.get_candidates = partial(_without_placeholders, get_candidates, self._placeholders)
+        return generator
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict,
+        generation_mode,
+        batch_size: int,
+        max_cache_length: int,
     ) -> None:
-        # Said before the first token rather than when the context is full.
+        # Said before the first token rather than when the context or the cache is full.
         if getattr(generation_config, "prefill_chunk_size", None) is not None:
             raise ValueError(
                 "FlashSloth cannot prefill in chunks, as its queries must enter together with their question: "
                 "generate without `prefill_chunk_size`."
             )
-        super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
+        prompt = model_kwargs["position_ids"].shape[-1]  # cached positions included, even if their ids are not passed
+        new_tokens = generation_config.max_new_tokens
+        length = max_cache_length + 1 if new_tokens is None else prompt + new_tokens
         context = self.config.text_config.max_position_embeddings
-        if generation_config.max_length > context:
+        cache = model_kwargs.get("past_key_values")
+        room = context if not isinstance(cache, StaticCache) else min(context, cache.get_max_length() + 1)
+        if length > room:
+            holder = "the decoder's context" if room == context else "what the static cache can hold"
             raise ValueError(
-                f"The prompt of {input_ids_length} positions and the new tokens would take "
-                f"{generation_config.max_length} positions, but the decoder's context is {context}. "
-                f"Set `max_new_tokens` to at most {max(context - input_ids_length, 0)}."
+                f"The prompt of {prompt} positions and the new tokens would take {length} positions, but {holder} is "
+                f"{room}. Set `max_new_tokens` to at most {max(room - prompt, 0)}."
             )
+        super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
+
+def _without_placeholders(
+    get_candidates: WeakMethod, placeholders: list[int], input_ids: torch.LongTensor, **kwargs
+) -> tuple[torch.LongTensor, torch.Tensor | None]:
+    """
+    What the method proposes behind `input_ids` `(1, L)`, up to the first placeholder: that is never accepted, and
+    the model would miss its image.
+    """
+    candidates, logits = get_candidates()(input_ids, **kwargs)
+    proposed = candidates[0, input_ids.shape[1] :].tolist()
+    kept = next((i for i, token_id in enumerate(proposed) if token_id in placeholders), len(proposed))
+    return candidates[:, : input_ids.shape[1] + kept], None if logits is None or kept == 0 else logits[:, :kept]

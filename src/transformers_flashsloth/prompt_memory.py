@@ -37,6 +37,28 @@ class PromptMemory(NamedTuple):
             features = features[rows[:, 1] < length]
         return self._replace(input_ids=ids, image_features=features)
 
+    def repeated(self, num_rows: int, image_token_id: int) -> "PromptMemory":
+        """
+        The memory of a cache whose rows were repeated (`batch_repeat_interleave`) up to `num_rows`.
+
+        Raises:
+            ValueError: if the rows are no multiple of the remembered ones.
+        """
+        if num_rows == self.input_ids.shape[0]:
+            return self
+        times, rest = divmod(num_rows, self.input_ids.shape[0])
+        if rest or not times:
+            raise ValueError(
+                f"The cache remembers a prompt of {self.input_ids.shape[0]} rows, but {num_rows} rows go on. Pass as "
+                "many rows as are cached, or repeat those of the cache with `batch_repeat_interleave`."
+            )
+        ids, features = self.input_ids.repeat_interleave(times, dim=0), self.image_features
+        if features is not None:
+            rows = (self.input_ids == image_token_id).nonzero()[:: self.tokens_per_image, 0]  # (N,)
+            rows = rows * times + torch.arange(times, device=rows.device)[:, None]  # (times, N)
+            features = features[rows.flatten().argsort(stable=True) % features.shape[0]]
+        return self._replace(input_ids=ids, image_features=features)
+
     def and_then(self, new: "PromptMemory", image_token_id: int) -> "PromptMemory":
         """This prompt followed by new positions of the same rows and their images."""
         ids = torch.cat([self.input_ids, new.input_ids], dim=1)
@@ -60,15 +82,27 @@ class PromptMemory(NamedTuple):
 
 
 def recall(cache: Cache | None, input_ids: torch.Tensor, image_token_id: int) -> PromptMemory | None:
-    """What `cache` remembers of the rows that `input_ids` `(B, L)` go on; `None` if no prompt came before them."""
-    # A decoding step has no queries, and a traced graph is the first prefill or such a step.
-    if cache is None or input_ids.shape[1] == 1 or torch.compiler.is_compiling():
+    """
+    What `cache` remembers of the rows that `input_ids` `(B, L)` go on; `None` if no prompt came before them. What was
+    cropped off the cache since is forgotten.
+
+    Raises:
+        ValueError: if these cannot be the rows of the cache.
+    """
+    # A traced graph is the first prefill or a decoding step.
+    if cache is None or torch.compiler.is_compiling():
         return None
-    length = int(cache.get_seq_length())
-    if length == 0:
+    memory, length = getattr(cache, "prompt_memory", None), cache.get_seq_length()
+    if input_ids.shape[1] == 1 and not isinstance(length, int):
+        return None  # a decoding step; static caches count on the device, and are never cropped
+    length = int(length)
+    if memory is not None and length < memory.input_ids.shape[1]:
+        memory = cache.prompt_memory = memory.up_to(length, image_token_id) if length else None
+    # A decoding step has no queries.
+    if length == 0 or input_ids.shape[1] == 1:
         return None
-    memory = getattr(cache, "prompt_memory", None) or PromptMemory(input_ids[:, :0])
-    return memory.up_to(length, image_token_id)
+    memory = memory or PromptMemory(input_ids[:, :0])
+    return memory.repeated(input_ids.shape[0], image_token_id).up_to(length, image_token_id)
 
 
 def remember(cache: Cache | None, memory: PromptMemory) -> None:

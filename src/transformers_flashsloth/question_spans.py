@@ -29,16 +29,19 @@ class QuerySpans(NamedTuple):
     visible: torch.Tensor
 
 
-def question_starts(is_image: torch.Tensor, input_ids: torch.Tensor, user_prefix_ids: list[int]) -> torch.Tensor:
+def question_starts(
+    is_image: torch.Tensor, input_ids: torch.Tensor, user_prefix_ids: list[int], pad_token_id: int | None = None
+) -> torch.Tensor:
     """
     Marks the first token of what a user typed: the second token behind an image (a newline stands between), and the
     token behind the ids that open a later user turn (`</s>USER:`). Neither can be forged from typed text, as both
-    contain a special token.
+    contain a special token. Padding may stand behind `</s>`: where rows are answered together, some answers end early.
 
     Args:
         is_image (`torch.BoolTensor`): image positions, `(B, L)`.
         input_ids (`torch.LongTensor`): `(B, L)`.
         user_prefix_ids (`list[int]`): ids that open a later user turn.
+        pad_token_id (`int`, *optional*): the id of padding.
 
     Returns:
         `torch.BoolTensor`: `(B, L)`.
@@ -47,8 +50,18 @@ def question_starts(is_image: torch.Tensor, input_ids: torch.Tensor, user_prefix
     starts = shift(image_ends, 2)
     header = torch.ones_like(is_image)
     for distance, token_id in enumerate(reversed(user_prefix_ids), start=1):
+        if distance == len(user_prefix_ids):
+            input_ids = _through_padding(input_ids, pad_token_id)
         header = header & shift((input_ids == token_id) | (input_ids == UNKNOWN), distance)
     return starts | header
+
+
+def _through_padding(input_ids: torch.Tensor, pad_token_id: int | None) -> torch.Tensor:
+    """Writes over padding in `(B, L)` the id of the last token before it."""
+    if pad_token_id is None:
+        return input_ids
+    where = torch.arange(input_ids.shape[1], device=input_ids.device)
+    return input_ids.gather(1, torch.where(input_ids == pad_token_id, 0, where).cummax(dim=1).values)
 
 
 def find_query_spans(
@@ -94,7 +107,8 @@ def find_query_spans(
     positions = positions.clamp(max=length - 1)
 
     # Questions: from the last start before the run, or from the run before it, up to the run.
-    starts = question_starts(is_image, input_ids, config.user_prefix_ids) | shift(run_ends, 1)
+    pad_token_id = config.text_config.pad_token_id
+    starts = question_starts(is_image, input_ids, config.user_prefix_ids, pad_token_id) | shift(run_ends, 1)
     last_start = torch.where(starts, where, 0).cummax(dim=1).values  # (B, L)
     question_start = last_start.gather(1, run_starts.clamp(max=length - 1))  # (B, R)
     question = (where >= question_start[:, :, None]) & (where < run_starts[:, :, None])  # (B, R, L)

@@ -1,0 +1,58 @@
+"""Assisted decoding: what an assistant is given of a prompt with images."""
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+# What only a model that sees images can take.
+MULTIMODAL_INPUTS = ("pixel_values", "mm_encoder_outputs", "mm_token_type_ids")
+# In these an assistant must be like its model, as it reads the same ids.
+STRUCTURE = ("image_token_id", "query_token_id", "num_query_tokens", "tokens_per_view", "image_size")
+
+
+class Assistant:
+    """
+    An assistant model behind a `generate` that gives it what it can take of a prompt: a FlashSloth encodes the images
+    itself, once; any other model reads the ids alone, and placeholders are tokens like others to it. Everything else
+    is the assistant's own.
+
+    Args:
+        model (`PreTrainedModel`): drafts tokens.
+        config ([`FlashSlothConfig`]): of the model that it assists.
+        images (`dict`): what that model was given of `pixel_values` `(N, V, 3, H, W)` and `mm_encoder_outputs`.
+
+    Raises:
+        ValueError: if the assistant is a FlashSloth that cannot read the prompt's placeholders or images.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: PreTrainedConfig, images: dict):
+        self._model = model
+        self._images = images if model.config.model_type == config.model_type else {}
+        if model.config is config or not self._images:
+            return
+        mine, its = ({name: _structure(one, name) for name in STRUCTURE} for one in (config, model.config))
+        if mine != its:
+            raise ValueError(
+                f"The assistant cannot read this model's prompts: they differ in {_differences(mine, its)}. Use a "
+                "FlashSloth with the same tokenizer, queries and image size, or a text-only assistant."
+            )
+        if "pixel_values" not in self._images:
+            raise ValueError(
+                "A FlashSloth that assists another encodes the images itself: pass `pixel_values`, not "
+                "`mm_encoder_outputs`."
+            )
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def generate(self, **kwargs) -> torch.LongTensor:
+        """As the assistant's own, with the images it can take."""
+        kwargs = {name: value for name, value in kwargs.items() if name not in MULTIMODAL_INPUTS}
+        return self._model.generate(**kwargs, **self._images)
+
+
+def _structure(config: PreTrainedConfig, name: str) -> int:
+    return config.vision_config.image_size if name == "image_size" else getattr(config, name)
+
+
+def _differences(mine: dict, its: dict) -> str:
+    return ", ".join(f"`{name}` ({mine[name]} and {its[name]})" for name in mine if mine[name] != its[name])
