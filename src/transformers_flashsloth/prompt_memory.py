@@ -61,14 +61,26 @@ class PromptMemory(NamedTuple):
 
 def recall(cache: Cache | None, input_ids: torch.Tensor, image_token_id: int) -> PromptMemory | None:
     """What `cache` remembers of the rows that `input_ids` `(B, L)` go on; `None` if no prompt came before them."""
-    # A decoding step has no queries, and a traced graph is the first prefill or such a step.
-    if cache is None or input_ids.shape[1] == 1 or torch.compiler.is_compiling():
+    # A decoding step has no queries.
+    if cache is None or input_ids.shape[1] == 1:
         return None
+    if torch.compiler.is_compiling():
+        # Without a memory there are no earlier images, and nothing here depends on the cache.
+        return None if getattr(cache, "prompt_memory", None) is None else recall_untraced(cache, input_ids, image_token_id)
     length = int(cache.get_seq_length())
     if length == 0:
         return None
     memory = getattr(cache, "prompt_memory", None) or PromptMemory(input_ids[:, :0])
     return memory.up_to(length, image_token_id)
+
+
+@torch.compiler.disable
+def recall_untraced(cache: Cache, input_ids: torch.Tensor, image_token_id: int) -> PromptMemory | None:
+    """
+    `recall` outside of a compiled graph: a later turn's shapes depend on what is cached, so its prefill breaks the
+    graph here, and cannot be compiled with `fullgraph=True`.
+    """
+    return recall(cache, input_ids, image_token_id)
 
 
 def remember(cache: Cache | None, memory: PromptMemory) -> None:
