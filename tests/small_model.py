@@ -26,8 +26,7 @@ def small_config() -> FlashSlothConfig:
     ids = {"bos_token_id": PAD, "pad_token_id": PAD, "eos_token_id": EOS, "vocab_size": 64}
     return FlashSlothConfig(
         text_config=SMALL | ids | {"num_hidden_layers": 2, "max_position_embeddings": 256},
-        vision_config=SMALL
-        | {"num_hidden_layers": 1, "image_size": 24, "patch_size": 4, "vision_use_head": False},
+        vision_config=SMALL | {"num_hidden_layers": 1, "image_size": 24, "patch_size": 4, "vision_use_head": False},
         image_token_id=IMAGE,
         query_token_id=QUERY,
         num_query_tokens=NUM_QUERIES,

@@ -66,7 +66,9 @@ def recall(cache: Cache | None, input_ids: torch.Tensor, image_token_id: int) ->
         return None
     if torch.compiler.is_compiling():
         # Without a memory there are no earlier images, and nothing here depends on the cache.
-        return None if getattr(cache, "prompt_memory", None) is None else recall_untraced(cache, input_ids, image_token_id)
+        return (
+            None if getattr(cache, "prompt_memory", None) is None else recall_untraced(cache, input_ids, image_token_id)
+        )
     length = int(cache.get_seq_length())
     if length == 0:
         return None
