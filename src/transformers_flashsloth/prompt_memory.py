@@ -66,9 +66,8 @@ def recall(cache: Cache | None, input_ids: torch.Tensor, image_token_id: int) ->
         return None
     if torch.compiler.is_compiling():
         # Without a memory there are no earlier images, and nothing here depends on the cache.
-        return (
-            None if getattr(cache, "prompt_memory", None) is None else recall_untraced(cache, input_ids, image_token_id)
-        )
+        remembers = getattr(cache, "prompt_memory", None) is not None
+        return recall_untraced(cache, input_ids, image_token_id) if remembers else None
     length = int(cache.get_seq_length())
     if length == 0:
         return None
