@@ -34,6 +34,7 @@ from .loading_flashsloth import check_before_loading, end_at_answers
 from .multi_modal_projector import FlashSlothMultiModalProjector
 from .placeholders import check_length, check_placeholders, ids_of_structure
 from .prompt_memory import PromptMemory, recall, remember
+from .quantisation import decoder_only
 from .question_spans import find_query_spans
 from .sharded_parameters import gathers_by_itself
 
@@ -71,7 +72,7 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["FlashSlothMultiModalProjector", "EmbeddedQuery"]
+    _no_split_modules = ["FlashSlothMultiModalProjector", "EmbeddedQuery", "QueryTokens"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -82,7 +83,9 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """
-        As upstream's, and also loads checkpoints in the authors' format, from a directory or the Hub.
+        As upstream's, and also loads checkpoints in the authors' format, from a directory or the Hub. A
+        `quantization_config` that names no modules to skip quantises the decoder's linears only (see
+        `quantisation.py`).
 
         Raises:
             ValueError or OSError: as upstream's; for pickled weights, unless `use_safetensors=False` says that their
@@ -91,6 +94,8 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
         authors_config = check_before_loading(
             pretrained_model_name_or_path, FlashSlothForConditionalGeneration, options=kwargs
         )
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = decoder_only(kwargs["quantization_config"])
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if authors_config is not None and model.can_generate() and kwargs.get("generation_config") is None:
@@ -163,7 +168,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         num_views = pixel_values.shape[1]
         pixel_values = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)  # (N*V, 3, H, W)
         outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
-        patches = outputs.last_hidden_state  # (N*V, P, Dv)
+        # The tower may have a dtype of its own.
+        patches = outputs.last_hidden_state.to(self.query_tokens.weight.dtype)  # (N*V, P, Dv)
         tokens = self.multi_modal_projector(patches)  # (N*V, T, D)
         return BaseModelOutputWithPooling(
             last_hidden_state=patches.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*P, Dv)
@@ -210,6 +216,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, L, D)
         else:
             input_ids = ids_of_structure(inputs_embeds, self.get_input_embeddings(), self.config)
+        # With a device map the embeddings may lie elsewhere than the inputs.
+        input_ids = input_ids.to(inputs_embeds.device)
         check_length(input_ids, past_key_values, self.config)
 
         images = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
@@ -223,7 +231,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
 
         features, tokens_per_image = None, 1
         if images is not None:
-            features, tokens_per_image = images.last_hidden_state, images.pooler_output.shape[1]
+            tokens_per_image = images.pooler_output.shape[1]
+            features = images.last_hidden_state.to(inputs_embeds.device)  # (N, V*P, Dv)
             tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
             is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)  # (B, L, 1)
             inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
@@ -267,7 +276,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if self.config.query_init_token_id is not None:
             token = torch.full((), self.config.query_init_token_id, device=inputs_embeds.device)
             base = self.get_input_embeddings()(token)
-        queries = self.query_tokens(is_query, base).to(inputs_embeds.dtype)
+        queries = self.query_tokens(is_query, base).to(inputs_embeds.device, inputs_embeds.dtype)
         return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
 
     def _runs_without_image(self, input_ids: torch.LongTensor, past_key_values: Cache | None) -> bool:

@@ -89,9 +89,12 @@ def recall(cache: Cache | None, input_ids: torch.Tensor, image_token_id: int) ->
     Raises:
         ValueError: if these cannot be the rows of the cache.
     """
-    # A traced graph is the first prefill or a decoding step.
-    if cache is None or torch.compiler.is_compiling():
+    if cache is None:
         return None
+    if torch.compiler.is_compiling():
+        # Without a memory there are no earlier images, and nothing here depends on the cache.
+        remembers = input_ids.shape[1] > 1 and getattr(cache, "prompt_memory", None) is not None
+        return recall_untraced(cache, input_ids, image_token_id) if remembers else None
     memory, length = getattr(cache, "prompt_memory", None), cache.get_seq_length()
     if input_ids.shape[1] == 1 and not isinstance(length, int):
         return None  # a decoding step; static caches count on the device, and are never cropped
@@ -103,6 +106,15 @@ def recall(cache: Cache | None, input_ids: torch.Tensor, image_token_id: int) ->
         return None
     memory = memory or PromptMemory(input_ids[:, :0])
     return memory.repeated(input_ids.shape[0], image_token_id).up_to(length, image_token_id)
+
+
+@torch.compiler.disable
+def recall_untraced(cache: Cache, input_ids: torch.Tensor, image_token_id: int) -> PromptMemory | None:
+    """
+    `recall` outside of a compiled graph: a later turn's shapes depend on what is cached, so its prefill breaks the
+    graph here, and cannot be compiled with `fullgraph=True`.
+    """
+    return recall(cache, input_ids, image_token_id)
 
 
 def remember(cache: Cache | None, memory: PromptMemory) -> None:
