@@ -28,7 +28,7 @@ from trl import ModelConfig, SFTTrainer, get_peft_config
 from .conversation import DEFAULT_CHECKPOINT, InputError
 from .modeling_flashsloth import FlashSlothForConditionalGeneration
 from .training_arguments import DataArguments, has_bfloat16, parse_arguments, run_command
-from .training_run import load_data, load_model, run, step_flags
+from .training_run import load_data, load_model, load_processor, run, step_flags
 
 DEFAULTS = {
     "model_name_or_path": DEFAULT_CHECKPOINT,
@@ -51,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
     """Trains an adapter and returns the trainer."""
     script, training, model_args = parse_arguments(LoraArguments, DEFAULTS, arguments)
     record = {"recipe": {"name": "lora"}, "training": step_flags(training)}
-    model, processor = load_model(script, training, model_args)
-    train, evaluation = load_data(script, training, model, processor)
+    processor, config = load_processor(script, model_args)
+    train, evaluation = load_data(script, training, processor, config)
+    model = load_model(training, model_args)
     trainer = SFTTrainer(
         model,
         args=training,

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 CHUNK_BYTES = 1 << 20
+# Fewer rows are not worth a process.
+MIN_ROWS = 100
 # What may stand between two items of a list, and before the list.
 GAP = re.compile(r"[\s,\ufeff]*")
 
@@ -32,9 +34,9 @@ class Shard(NamedTuple):
     num_rows: int
 
 
-def split_rows(path: str, num_shards: int) -> list[Shard]:
+def split_rows(path: str, num_shards: int, min_rows: int = 1) -> list[Shard]:
     """
-    Cuts a file into shards of as many rows each, give or take one; fewer, if it has fewer rows.
+    Cuts a file into shards of as many rows each, give or take one; into fewer, if they would have less than `min_rows`.
 
     Raises:
         TrainingDataError: if there is no such file, its ending is none of .json, .jsonl and .csv, it holds no row, or a
@@ -49,7 +51,7 @@ def split_rows(path: str, num_shards: int) -> list[Shard]:
         raise TrainingDataError(f"{path} is not encoded in UTF-8: {error}.") from error
     if not starts:
         raise TrainingDataError(f"{path} has no rows.")
-    num_shards = min(num_shards, len(starts))
+    num_shards = max(1, min(num_shards, len(starts) // min_rows))
     cuts = [len(starts) * i // num_shards for i in range(num_shards + 1)]
     return [Shard(a, starts[a], b - a) for a, b in pairwise(cuts)]
 

@@ -18,7 +18,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from .conversation import InputError
 from .training_arguments import STAGE_DEFAULTS, StageArguments, accumulate, parse_arguments, run_command
-from .training_run import load_data, load_model, run, step_flags
+from .training_run import load_data, load_model, load_processor, run, step_flags
 
 DEFAULTS = STAGE_DEFAULTS | {"learning_rate": 1e-3, "global_batch_size": 256, "output_dir": "stage1"}
 
@@ -47,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
         raise InputError("--model_name_or_path must name the model whose projector is to be trained")
     accumulate(script, training)
     record = {"recipe": {"name": "stage 1"}, "training": step_flags(training)}
-    model, processor = load_model(script, training, model_args)
-    train, evaluation = load_data(script, training, model, processor, chat_template=CHAT_TEMPLATE)
+    processor, config = load_processor(script, model_args)
+    train, evaluation = load_data(script, training, processor, config, chat_template=CHAT_TEMPLATE)
 
+    model = load_model(training, model_args)
     model.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(True)
     model.model.vision_tower.requires_grad_(script.train_vision_tower)

@@ -18,7 +18,7 @@ from trl import SFTTrainer
 
 from .conversation import InputError
 from .training_arguments import STAGE_DEFAULTS, StageArguments, accumulate, parse_arguments, run_command
-from .training_run import load_data, load_model, run, step_flags
+from .training_run import load_data, load_model, load_processor, run, step_flags
 
 DEFAULTS = STAGE_DEFAULTS | {"learning_rate": 2e-5, "global_batch_size": 128, "output_dir": "stage2"}
 
@@ -30,9 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
         raise InputError("--model_name_or_path must name what stage 1 saved")
     accumulate(script, training)
     record = {"recipe": {"name": "stage 2"}, "training": step_flags(training)}
-    model, processor = load_model(script, training, model_args)
-    train, evaluation = load_data(script, training, model, processor)
+    processor, config = load_processor(script, model_args)
+    train, evaluation = load_data(script, training, processor, config)
 
+    model = load_model(training, model_args)
     model.model.vision_tower.requires_grad_(script.train_vision_tower)
     trainer = SFTTrainer(
         model,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from transformers import ProcessorMixin
 from transformers.utils import logging
 
-from .row_files import Shard, TrainingDataError, csv_columns, read_shard, split_rows
+from .row_files import MIN_ROWS, Shard, TrainingDataError, csv_columns, read_shard, split_rows
 from .training_lengths import Ruler, grouping_length
 from .training_rows import HINTS, IMAGE_COLUMNS, Fault, Row, RowError, Source, has_role_header
 
@@ -43,7 +43,7 @@ class ReaderOptions:
     Args:
         on_error (`"raise"` or `"skip"`): whether the first broken row ends the reading, or broken rows are left out.
         streaming (`bool`): whether to return an `IterableDataset`, which reads while training runs.
-        num_proc (`int`, *optional*): processes that read rows and count lengths.
+        num_proc (`int`, *optional*): processes that read rows and count lengths, each at least 100 rows.
         num_shards (`int`): parts of a stream; workers times ranks should divide it.
         check_images (`bool`): whether to decode every image, JPEGs in an eighth of their size, and not only to look
             for its file. What fails later, while training runs, is named by its row in any case.
@@ -140,7 +140,10 @@ def _read(source: Source, options: ReaderOptions) -> "Dataset | IterableDataset"
 
     if not os.path.isdir(source.image_folder):
         raise TrainingDataError(f"There is no image folder {source.image_folder!r}.")
-    shards = split_rows(source.path, options.num_shards if options.streaming else options.num_proc or 1)
+    if options.streaming:
+        shards = split_rows(source.path, options.num_shards)
+    else:
+        shards = split_rows(source.path, options.num_proc or 1, min_rows=MIN_ROWS)
     check_first_rows(source, shards, options)
     return (build_stream if options.streaming else build_dataset)(source, shards, options)
 

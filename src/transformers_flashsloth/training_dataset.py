@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetInfo, Features, IterableDataset, List, Value
 
-from .row_files import Shard, TrainingDataError, read_shard
+from .row_files import MIN_ROWS, Shard, TrainingDataError, read_shard
 from .training_data import FORMAT, ReaderOptions, checked_rows, example, grouping_length, report
 from .training_images import NamedImage, problems_of_images
 from .training_lengths import Ruler
@@ -66,13 +66,14 @@ def measure(
         The length of each row, 0 for a broken one, negative for one without images; and of broken rows the kind of
         fault and the problem.
     """
+    processes = min(num_proc or 1, len(dataset) // MIN_ROWS)
     measured = dataset.with_format("arrow").map(
         _measure,
         batched=True,
         batch_size=BATCH_ROWS,
         fn_kwargs={"ruler": ruler},
         remove_columns=dataset.column_names,
-        num_proc=num_proc if num_proc and num_proc > 1 else None,
+        num_proc=processes if processes > 1 else None,
         keep_in_memory=True,
         new_fingerprint=uuid4().hex,  # the processor need not be hashed, as nothing is cached
         desc="Counting tokens",
@@ -154,7 +155,7 @@ def _number_and_id(dataset: Dataset, row: int) -> tuple[int, str | None]:
 
 
 def _measure(table: pa.Table, ruler: Ruler) -> dict[str, list]:
-    texts = table.select([name for name in ("messages", "prompt", "completion", "text") if name in table.column_names])
+    texts = table.select([name for name in ("messages", "prompt", "completion") if name in table.column_names])
     if "images" in table.column_names:
         num_images = pc.fill_null(pc.list_value_length(table["images"]), 0).to_pylist()
     else:

@@ -25,7 +25,7 @@ class Ruler(NamedTuple):
     def length(self, row: dict, num_images: int) -> int:
         """
         Args:
-            row (`dict`): in a format of TRL's: `messages`, `prompt` and `completion`, or `text`.
+            row (`dict`): in a format of TRL's: `messages`, or `prompt` and `completion`.
             num_images (`int`): the images that belong to it.
 
         Raises:
@@ -43,14 +43,12 @@ class Ruler(NamedTuple):
         return self.processor._get_num_multimodal_tokens(image_sizes=[(1, 1)]).num_image_tokens[0]
 
     def _texts(self, row: dict, num_images: int) -> list[str]:
-        if "text" in row:
-            texts = [row["text"]]
-        elif "messages" in row:
+        if "messages" in row:
             texts = [self._render(row["messages"], num_images)]
         elif isinstance(row["prompt"], str):
             texts = [row["prompt"], row["completion"]]
         else:
-            texts = [self._render([*row["prompt"], *row["completion"]], num_images)]
+            texts = [self._render([*(row["prompt"] or []), *(row["completion"] or [])], num_images)]
         if isinstance(row.get("completion"), str) and not row["completion"].strip():
             raise RowError("empty", "its completion is empty")
         placeholders = sum(text.count(self.processor.image_token) for text in texts)

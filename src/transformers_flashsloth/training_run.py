@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
+from .configuration_flashsloth import FlashSlothConfig
 from .conversation import InputError
 from .modeling_flashsloth import FlashSlothForConditionalGeneration
 from .processing_flashsloth import FlashSlothProcessor
@@ -41,16 +42,30 @@ PARTS = {
 }
 
 
-def load_model(
-    script: DataArguments, training: SFTConfig, model_args: ModelConfig
-) -> tuple[FlashSlothForConditionalGeneration, FlashSlothProcessor]:
-    """Loads the model and its processor. Raises InputError if either cannot be used or weights are missing."""
+def load_processor(script: DataArguments, model_args: ModelConfig) -> tuple[FlashSlothProcessor, FlashSlothConfig]:
+    """Loads what rows are measured with. Raises InputError if it cannot be used."""
     path, revision = model_args.model_name_or_path, model_args.model_revision
-    options = {"revision": revision, "dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    try:
+        processor = FlashSlothProcessor.from_pretrained(path, revision=revision)
+        config = FlashSlothConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model {path!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    if script.image_hd is not None:
+        processor.image_processor.image_hd = script.image_hd
+    return processor, config
+
+
+def load_model(training: SFTConfig, model_args: ModelConfig) -> FlashSlothForConditionalGeneration:
+    """Loads the model. Raises InputError if it cannot be used or weights are missing."""
+    path = model_args.model_name_or_path
+    options = {
+        "revision": model_args.model_revision,
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+    }
     if (quantization := get_quantization_config(model_args)) is not None:
         options |= {"quantization_config": quantization, "device_map": {"": training.device}}
     try:
-        processor = FlashSlothProcessor.from_pretrained(path, revision=revision)
         model, loading = FlashSlothForConditionalGeneration.from_pretrained(
             path, output_loading_info=True, **options | (training.model_init_kwargs or {})
         )
@@ -59,16 +74,14 @@ def load_model(
     if missing := sorted(loading["missing_keys"]):
         raise InputError(f"the model {path!r} lacks {len(missing)} weights, such as {missing[0]!r}")
     training.model_init_kwargs = None
-    if script.image_hd is not None:
-        processor.image_processor.image_hd = script.image_hd
-    return model, processor
+    return model
 
 
 def load_data(
     script: DataArguments,
     training: SFTConfig,
-    model: FlashSlothForConditionalGeneration,
     processor: FlashSlothProcessor,
+    config: FlashSlothConfig,
     chat_template: str | None = None,
 ) -> tuple[Dataset | IterableDataset, Dataset | IterableDataset | None]:
     """
@@ -79,7 +92,7 @@ def load_data(
         InputError or TrainingDataError: if there is nothing to train on, or to evaluate on although that is asked for;
             or for data that cannot be used.
     """
-    context = model.config.text_config.max_position_embeddings
+    context = config.text_config.max_position_embeddings
     ruler = Ruler(processor, min(training.max_length or context, context), chat_template)
     evaluate = training.eval_strategy != "no"
     if script.dataset_streaming and training.max_steps <= 0:
