@@ -1,4 +1,4 @@
-"""
+r"""
 LoRA: an adapter for your questions and images.
 
 On a LLaVA file, or a folder of images with a table of questions and answers:

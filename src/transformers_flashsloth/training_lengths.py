@@ -22,6 +22,18 @@ class Ruler(NamedTuple):
     max_length: int
     chat_template: str | None = None
 
+    @property
+    def identity(self) -> tuple:
+        """What lengths depend on, for a cache to know them by."""
+        processor = self.processor
+        return (
+            processor.tokenizer.backend_tokenizer.to_str(),
+            self.chat_template or processor.chat_template,
+            self.max_length,
+            self._tokens_per_image(),
+            processor.num_query_tokens,
+        )
+
     def length(self, row: dict, num_images: int) -> int:
         """
         Args:
