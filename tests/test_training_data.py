@@ -8,6 +8,7 @@ datasets = pytest.importorskip("datasets")
 trl = pytest.importorskip("trl")
 
 from datasets.distributed import split_dataset_by_node  # noqa: E402
+from PIL import Image  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling  # noqa: E402
 
@@ -46,17 +47,18 @@ def without_images(dataset) -> list[dict]:
 def break_rows(rows: list[dict], images) -> dict[int, str]:
     """Breaks one row in a hundred, each in another way; returns what is wrong by row."""
     (images / "text.png").write_text("no image")
-    whole = (images / "0.png").read_bytes()
-    (images / "cut.png").write_bytes(whole[: len(whole) // 2])
+    # A photograph whose second half is missing: its header is sound.
+    Image.effect_noise((64, 64), 50).convert("RGB").save(images / "cut.jpg")
+    (images / "cut.jpg").write_bytes((images / "cut.jpg").read_bytes()[:-400])
     rows[7]["image"] = "gone.png"
     rows[101]["image"] = "text.png"
-    rows[130]["image"] = "cut.png"
+    rows[130]["image"] = "cut.jpg"
     rows[160]["conversations"][1]["value"] = ""
     rows[299]["conversations"][0]["value"] = "long " * 300
     return {
         7: "there is no image file",
         101: "text.png' cannot be decoded",
-        130: "cut.png' cannot be decoded",
+        130: "cut.jpg' cannot be decoded",
         160: "the answer, is empty",
         299: "more than the 250 allowed",
     }
