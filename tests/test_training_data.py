@@ -1,0 +1,244 @@
+"""Readers of training data: the rows they give, and every broken one by name, before training where that can be."""
+
+import sys
+
+import pytest
+
+datasets = pytest.importorskip("datasets")
+trl = pytest.importorskip("trl")
+
+from datasets.distributed import split_dataset_by_node  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling  # noqa: E402
+
+from tests.training_files import llava_rows, write_images, write_rows  # noqa: E402
+from transformers_flashsloth import FlashSlothProcessor, training_data  # noqa: E402
+from transformers_flashsloth.row_files import TrainingDataError  # noqa: E402
+from transformers_flashsloth.training_data import read_image_folder, read_llava_json  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def warnings(monkeypatch) -> list[str]:
+    seen = []
+    monkeypatch.setattr(training_data.logger, "warning", lambda message, *values: seen.append(message % values))
+    return seen
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images", 20)
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_checkpoint) -> FlashSlothProcessor:
+    return FlashSlothProcessor.from_pretrained(tiny_checkpoint)
+
+
+def without_images(dataset) -> list[dict]:
+    return list(dataset.remove_columns("images"))
+
+
+def break_rows(rows: list[dict], images) -> dict[int, str]:
+    """Breaks one row in a hundred, each in another way; returns what is wrong by row."""
+    (images / "text.png").write_text("no image")
+    # A photograph whose second half is missing: its header is sound.
+    Image.effect_noise((64, 64), 50).convert("RGB").save(images / "cut.jpg")
+    (images / "cut.jpg").write_bytes((images / "cut.jpg").read_bytes()[:-400])
+    rows[7]["image"] = "gone.png"
+    rows[101]["image"] = "text.png"
+    rows[130]["image"] = "cut.jpg"
+    rows[160]["conversations"][1]["value"] = ""
+    rows[299]["conversations"][0]["value"] = "long " * 300
+    return {
+        7: "there is no image file",
+        101: "text.png' cannot be decoded",
+        130: "cut.jpg' cannot be decoded",
+        160: "the answer, is empty",
+        299: "more than the 250 allowed",
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"num_proc": 2}, {"streaming": True, "num_shards": 3}])
+def test_broken_rows_are_left_out_and_named(tmp_path, images, processor, warnings, options):
+    rows = llava_rows(300, num_images=20)
+    broken = break_rows(rows, images)
+    path = write_rows(tmp_path / "rows.json", rows)
+    options |= {"on_error": "skip", "check_images": True, "processor": processor, "max_length": 250}
+    dataset = read_llava_json(path, images, **options)
+    assert [row["row"] for row in without_images(dataset)] == [n for n in range(300) if n not in broken]
+    named = [warning for warning in warnings if warning.startswith("Left out")]
+    assert len(named) == len(broken)
+    for warning, (number, problem) in zip(named, broken.items(), strict=True):
+        assert f"rows.json, row {number} (id 'r{number}'): " in warning and problem in warning
+    counts = [int(warning.split()[0]) for warning in warnings if warning.endswith("were left out.")]
+    assert sum(counts) == len(broken) and len(counts) <= 3
+
+
+@pytest.mark.parametrize("options", [{}, {"num_proc": 2}, {"streaming": True}])
+def test_the_first_broken_row_stops(tmp_path, images, options):
+    rows = llava_rows(300, num_images=20)
+    break_rows(rows, images)
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    # What shows without looking at images comes before what does not, except in a stream.
+    found = (
+        r"row 7 \(id 'r7'\): there is no" if "streaming" in options else r"row 160 \(id 'r160'\): turn 2, the answer"
+    )
+    with pytest.raises(TrainingDataError, match=found):
+        list(read_llava_json(path, images, **options))
+    rows[160] = rows[7] | {"id": "r160"}
+    write_rows(path, rows)
+    with pytest.raises(TrainingDataError, match=r"row 7 \(id 'r7'\): there is no image file .*gone.png"):
+        list(read_llava_json(path, images, **options))
+
+
+def test_streams_equal_datasets_and_workers_and_ranks_share_them(tmp_path, images):
+    path = write_rows(tmp_path / "rows.json", llava_rows(30, num_images=20))
+    dataset = read_llava_json(path, images)
+    stream = read_llava_json(path, images, streaming=True, num_shards=4)
+    assert list(map(str, without_images(stream))) == list(map(str, without_images(dataset)))
+    for ours, theirs in zip(dataset, stream, strict=True):
+        assert ours["images"][0].tobytes() == theirs["images"][0].tobytes()
+    ranks = [split_dataset_by_node(stream, rank, 2) for rank in range(2)]
+    loaders = [DataLoader(rank, batch_size=None, num_workers=2) for rank in ranks]
+    numbers = [[row["row"] for row in loader] for loader in loaders]
+    assert sorted(numbers[0] + numbers[1]) == list(range(30))
+    assert min(map(len, numbers)) >= 14
+
+
+def test_images_are_files_until_a_row_is_read(tmp_path, images):
+    path = write_rows(tmp_path / "rows.json", llava_rows(20))
+    dataset = read_llava_json(path, images)
+    (image,) = dataset.with_format("arrow")[3]["images"][0].as_py()
+    assert image == {"path": str(images / "3.png"), "bytes": None}
+    assert dataset[3]["images"][0].getpixel((0, 0)) == (15, 100, 200)
+    assert dataset[3]["messages"][0]["content"] == [
+        {"type": "image", "text": None},
+        {"type": "text", "text": "What is number 3?"},
+    ]
+    plain = datasets.Dataset.from_dict(
+        {"images": [[]]}, features=datasets.Features({"images": datasets.List(datasets.Image())})
+    )
+    assert len(datasets.concatenate_datasets([dataset.select_columns("images"), plain])) == 21
+
+
+@pytest.mark.parametrize("options", [{"processor": True}, {"streaming": True}])
+def test_what_fails_to_decode_later_is_named_by_its_row(tmp_path, images, processor, options):
+    path = write_rows(tmp_path / "rows.json", llava_rows(20))
+    options |= {"processor": processor} if "processor" in options else {}
+    dataset = read_llava_json(path, images, **options)
+    (images / "11.png").write_bytes((images / "11.png").read_bytes()[:40])
+    with pytest.raises(TrainingDataError, match=r"rows.json, row 11 \(id 'r11'\): its image .*11.png' cannot"):
+        list(dataset)
+    with pytest.raises(TrainingDataError, match=r"rows.json, row 11 \(id 'r11'\)"):
+        list(DataLoader(dataset, batch_size=None, num_workers=1))
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: row.update(image="gone.png"), "no image file .* Check the image folder"),
+        (lambda row: row.update(chat=row.pop("conversations")), "no list `conversations`, only 'id', 'image', 'chat'"),
+        (lambda row: row.pop("image"), "0 images but 1 <image>"),
+        (lambda row: row["conversations"][1].update(value=""), "is empty"),
+        (lambda row: row["conversations"][1].update(value="ASSISTANT: yes"), "role headers"),
+        (lambda row: row["conversations"][0].update(value="long " * 300), "more than the 250 allowed"),
+    ],
+)
+def test_what_breaks_most_rows_stops_in_any_case(tmp_path, images, processor, on_error, change, message):
+    rows = llava_rows(200, num_images=20)
+    for row in rows[40:]:
+        change(row)
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(TrainingDataError, match=f"60 of the first 100 rows .*{message}") as error:
+        read_llava_json(path, images, on_error=on_error, processor=processor, max_length=250)
+    assert "\n" not in str(error.value)
+
+
+def table(count: int, image: str = "image", question: str = "question", answer: str = "answer") -> list[dict]:
+    return [{image: f"{n % 4}.png", question: f"Which, {n}?", answer: f"This,\n{n}"} for n in range(count)]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".json"])
+def test_tables_of_questions(tmp_path, images, ending):
+    path = write_rows(tmp_path / f"table{ending}", table(12, image="file_name"))
+    dataset = read_image_folder(images, path)
+    assert len(dataset) == 12 and [row["images"][0].getpixel((0, 0))[0] for row in dataset] == [0, 5, 10, 15] * 3
+    assert dataset[5]["messages"][1]["content"] == [{"type": "text", "text": "This,\n5"}]
+    path = write_rows(tmp_path / f"other{ending}", table(12, "pic", "q", "a"))
+    columns = {"image_column": "pic", "question_column": "q", "answer_column": "a"}
+    assert list(read_image_folder(images, path, **columns))[3]["messages"] == dataset[3]["messages"]
+    with pytest.raises(
+        TrainingDataError, match="no column 'image' and none 'question' and none 'answer'; it has 'pic', 'q', 'a'"
+    ):
+        read_image_folder(images, path)
+
+
+def test_missing_files_and_folders(tmp_path, images):
+    path = write_rows(tmp_path / "rows.json", llava_rows(5))
+    with pytest.raises(TrainingDataError, match=r"There is no image folder .*nowhere"):
+        read_llava_json(path, tmp_path / "nowhere")
+    with pytest.raises(TrainingDataError, match=r"There is no file .*gone.csv"):
+        read_image_folder(images, tmp_path / "gone.csv")
+    (tmp_path / "empty.json").write_text("[]")
+    with pytest.raises(TrainingDataError, match="has no rows"):
+        read_llava_json(tmp_path / "empty.json", images)
+    rows = llava_rows(1)
+    rows[0]["image"] = "gone.png"
+    write_rows(path, rows)
+    with pytest.raises(TrainingDataError, match="no row that can be used"):
+        read_llava_json(path, images, on_error="skip")
+    with pytest.raises(ValueError, match="`on_error` must be 'raise' or 'skip'"):
+        read_llava_json(path, images, on_error="ignore")
+    with pytest.raises(ValueError, match="needs the `processor`"):
+        read_llava_json(path, images, max_length=10)
+
+
+def test_images_are_looked_for_beside_the_file_by_default(tmp_path, images):
+    path = write_rows(images / "rows.json", llava_rows(5))
+    assert len(read_llava_json(path)) == 5
+
+
+@pytest.mark.parametrize("image_hd", [False, True])
+def test_lengths_are_those_of_the_collator(tmp_path, images, processor, image_hd):
+    rows = llava_rows(6)
+    rows[2] = {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}
+    rows[4]["image"] = ["0.png", "1.png"]
+    rows[4]["conversations"] = rows[4]["conversations"] * 2
+    path = write_rows(tmp_path / "rows.json", rows)
+    processor.image_processor.image_hd = image_hd
+    try:
+        dataset = read_llava_json(path, images, processor=processor)
+        collate = DataCollatorForVisionLanguageModeling(processor)
+        lengths = [collate([row])["input_ids"].shape[1] for row in dataset]
+    finally:
+        processor.image_processor.image_hd = False
+    assert dataset["length"][:] == lengths
+    assert dataset["grouping_length"][:] == [-length if n == 2 else length for n, length in enumerate(lengths)]
+
+
+def test_nothing_stale_is_kept(tmp_path, images):
+    rows = llava_rows(20)
+    path = write_rows(tmp_path / "rows.json", rows)
+    (images / "3.png").rename(images / "away.png")
+    assert len(read_llava_json(path, images, on_error="skip")) == 19
+    (images / "away.png").rename(images / "3.png")
+    assert len(read_llava_json(path, images, on_error="skip")) == 20
+    rows[0]["conversations"][1]["value"] = "something else"
+    write_rows(path, rows)
+    assert read_llava_json(path, images)[0]["messages"][1]["content"][0]["text"] == "something else"
+
+
+def test_without_datasets_the_error_names_the_extra(tmp_path, images, monkeypatch):
+    path = write_rows(tmp_path / "rows.json", llava_rows(5))
+    for name in [name for name in sys.modules if name.startswith("transformers_flashsloth.training_dataset")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"transformers-flashsloth\[train\]"):
+        read_llava_json(path, images)
