@@ -1,8 +1,15 @@
 """What `generate` needs to know of FlashSloth; the one place that overrides private methods of transformers."""
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.generation import GenerationMixin
+
+
+class SuppressPlaceholders(SuppressTokensLogitsProcessor):
+    """
+    Keeps a model from answering with placeholders, which would stand for images and queries that are not there. A class
+    of its own, as upstream lets a processor of a class replace what options such as `suppress_tokens` ask for.
+    """
 
 
 class FlashSlothGenerationMixin(GenerationMixin):
@@ -11,9 +18,16 @@ class FlashSlothGenerationMixin(GenerationMixin):
     5.x) that have no public counterpart.
     """
 
-    def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        *args,
+        **kwargs,
+    ):
         """
-        As upstream's. With `past_key_values`, the pixels of images that are cached already may be passed along with the
+        As upstream's. Image and query placeholders are never generated. With `past_key_values`, the pixels of images that are cached already may be passed along with the
         whole conversation; they are not encoded again.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
@@ -22,7 +36,9 @@ class FlashSlothGenerationMixin(GenerationMixin):
             new_images = self._uncached(pixel_values, input_ids, int(cache.get_seq_length()))
             kwargs.pop("pixel_values")
             kwargs |= {"pixel_values": new_images} if len(new_images) else {}
-        return super().generate(inputs, *args, **kwargs)
+        suppress = SuppressPlaceholders([self.config.image_token_id, self.config.query_token_id], device=self.device)
+        processors = LogitsProcessorList([*(logits_processor or []), suppress])
+        return super().generate(inputs, generation_config, processors, *args, **kwargs)
 
     def _uncached(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, length: int) -> torch.Tensor:
         """Those images `(N, V, 3, H, W)` whose placeholders stand behind the first `length` positions."""

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 
 from .authors_processor import read_authors_processor
 from .image_inputs import flatten
+from .placeholder_labels import FlashSlothBatch
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
@@ -100,6 +101,13 @@ class FlashSlothProcessor(ProcessorMixin):
         self.patch_size = patch_size
         self.pooling_window = pooling_window
 
+    def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]):
+        """As upstream's, but `labels` that are put into the batch are masked at image and query positions."""
+        batch = super().__call__(images, text, videos, audio, **kwargs)
+        batch = FlashSlothBatch(batch, skip_tensor_conversion=batch.skip_tensor_conversion)
+        batch.placeholder_ids = (self.image_token_id, self.query_token_id)
+        return batch
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """As upstream's, and also for a checkpoint in the authors' format, which has no processor files."""
@@ -128,9 +136,11 @@ class FlashSlothProcessor(ProcessorMixin):
         return ["token_type_ids"]
 
     def prepare_inputs_layout(self, images: ImageInput | None = None, text=None, **kwargs):
-        """Reads the images; rows without any (`[]`, `[[], []]`) count as no images at all."""
+        """Reads the images; a row may be `None` (TRL's GRPO), and rows without any count as no images at all."""
         if not isinstance(text, (str, list, tuple, type(None))):
             raise ValueError(f"`text` must be a string or list of strings, got {type(text).__name__}.")
+        if isinstance(images, list) and all(row is None or isinstance(row, list) for row in images):
+            images = [row or [] for row in images]
         images, *rest = super().prepare_inputs_layout(images=images, text=text, **kwargs)
         return images if images is None or flatten(images) else None, *rest
 
