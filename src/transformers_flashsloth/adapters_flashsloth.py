@@ -19,10 +19,13 @@ logger = logging.get_logger(__name__)
 
 # Regular expressions over module names, as PEFT takes them; the leaf names are those of transformers' decoders.
 _IN_DECODER = r"(?:.*\.)?language_model\.layers\.\d+\.(?:.*\.)?"
-DECODER_LINEARS = _IN_DECODER + r"(?:\w*_proj|fc\d|dense(?:_\w+)?|query_key_value|c_attn|c_fc|w\d)"
+DECODER_LINEARS = _IN_DECODER + r"(?:\w*_proj|fc\d|dense(?:_\w+)?|query_key_value|c_fc)"
 OUTSIDE_THE_DECODER = r"(?:.*\.)?(?:vision_tower|multi_modal_projector|embq)\..*"
 # SAP and the projector, the learned queries, and the embedded query module.
 COMPRESSOR_MODULES = ["multi_modal_projector", "query_tokens", "embq"]
+
+# PEFT saves DoRA's magnitudes under another name than the module's, and transformers 5.23 would not find them.
+DORA_SAVED_TO_LOADED = (r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
 
 # PEFT's methods that put something beside a linear; each has a table of default targets of its own.
 TUNERS = (

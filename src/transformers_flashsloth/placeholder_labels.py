@@ -13,7 +13,9 @@ from transformers.feature_extraction_utils import BatchFeature
 IGNORED = -100
 
 
-def ignore_placeholders(labels: torch.Tensor, input_ids: torch.Tensor, placeholder_ids: tuple[int, ...]) -> torch.Tensor:
+def ignore_placeholders(
+    labels: torch.Tensor, input_ids: torch.Tensor, placeholder_ids: tuple[int, ...]
+) -> torch.Tensor:
     """Labels `(B, L)` with -100 wherever `input_ids` `(B, L)` holds one of the placeholders."""
     for token_id in placeholder_ids:
         labels = labels.masked_fill(input_ids == token_id, IGNORED)
