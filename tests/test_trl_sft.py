@@ -143,7 +143,7 @@ def test_labels_put_into_a_batch_are_masked(processor):
 
 def test_a_row_that_would_be_cut_is_refused_with_its_reason(processor, tmp_path):
     trainer = sft(small_model(), processor, ragged_rows(), tmp_path, max_length=16)
-    with pytest.raises(ValueError, match="Truncation cut .*`max_length`"):
+    with pytest.raises(ValueError, match=r"Truncation cut .*`max_length`"):
         trainer.train()
 
 

@@ -1,4 +1,4 @@
-"""What the tests of TRL and PEFT share: a tiny model with the default's tokenizer, conversations, and losses by hand."""
+"""What the tests of TRL and PEFT share: a tiny model with the default's tokenizer, conversations, losses by hand."""
 
 import gc
 from pathlib import Path

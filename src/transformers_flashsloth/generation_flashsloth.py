@@ -27,8 +27,8 @@ class FlashSlothGenerationMixin(GenerationMixin):
         **kwargs,
     ):
         """
-        As upstream's. Image and query placeholders are never generated. With `past_key_values`, the pixels of images that are cached already may be passed along with the
-        whole conversation; they are not encoded again.
+        As upstream's. Image and query placeholders are never generated. With `past_key_values`, the pixels of images
+        that are cached already may be passed along with the whole conversation; they are not encoded again.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         cache, pixel_values = kwargs.get("past_key_values"), kwargs.get("pixel_values")
