@@ -22,9 +22,8 @@ from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGe
 from transformers_flashsloth.adapters_flashsloth import COMPRESSOR_MODULES, OUTSIDE_THE_DECODER
 
 PARTS = ("language_model", "vision_tower", "multi_modal_projector", "embq", "query_tokens", "lm_head")
-DECODERS = """
-phi llama qwen2 qwen3 qwen3_moe mistral gemma2 gemma3_text phi3 smollm3 granite glm olmo2 starcoder2 gpt_neox
-""".split()
+DECODERS = ["phi", "llama", "qwen2", "qwen3", "qwen3_moe", "mistral", "gemma2", "gemma3_text", "phi3", "smollm3"]
+DECODERS += ["granite", "glm", "olmo2", "starcoder2", "gpt_neox"]
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +266,8 @@ def test_adapters_over_four_bit_weights(tmp_path, inputs, decoder_only):
     found = gradients(model, loss)
     assert all(found[name].any() == p.requires_grad for name, p in model.named_parameters())
 
-    trained = logits(model, inputs)
+    # In training mode: bitsandbytes' kernel for answers on a CPU takes no widths below its blocks of 64.
+    trained = model.train()(**inputs).logits
     model.save_pretrained(tmp_path / "adapter")
     reloaded = PeftModel.from_pretrained(load(), tmp_path / "adapter")
-    torch.testing.assert_close(logits(reloaded, inputs), trained, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(reloaded.train()(**inputs).logits, trained, atol=1e-5, rtol=1e-5)
