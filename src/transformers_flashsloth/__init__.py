@@ -15,6 +15,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # `transformers` has it with torchvision
 
+from .adapters_flashsloth import DORA_SAVED_TO_LOADED
 from .authors_auto import AuthorsModel, AuthorsProcessor
 from .authors_checkpoint import AUTHORS_TO_OURS
 from .configuration_flashsloth import FlashSlothConfig
@@ -44,10 +45,11 @@ FlashSlothImageProcessorTorchvision.register_for_auto_class()
 FlashSlothVideoProcessor.register_for_auto_class()
 FlashSlothProcessor.register_for_auto_class()
 
-# Checkpoints in the authors' format: their names, and a config.json of the type "phi".
+# Checkpoints in the authors' format: their names, and a config.json of the type "phi". And adapters saved by PEFT.
 register_checkpoint_conversion_mapping(
     "flashsloth",
-    [WeightRenaming(f"^{re.escape(authors)}", ours) for authors, ours in AUTHORS_TO_OURS.items()],
+    [WeightRenaming(f"^{re.escape(authors)}", ours) for authors, ours in AUTHORS_TO_OURS.items()]
+    + [WeightRenaming(*DORA_SAVED_TO_LOADED)],
     overwrite=True,
 )
 AutoModelForImageTextToText.register(PhiConfig, AuthorsModel, exist_ok=True)

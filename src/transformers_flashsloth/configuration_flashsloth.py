@@ -11,6 +11,7 @@ Shape letters used throughout the package:
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .adapters_flashsloth import register_default_targets
 from .authors_checkpoint import config_from_authors, is_authors_config
 
 # The parts of the released FlashSloth-3.2B.
@@ -136,6 +137,11 @@ class FlashSlothConfig(PreTrainedConfig):
         self.user_prefix_ids = list(self.user_prefix_ids)
         if self.embq_num_heads is None:
             self.embq_num_heads = self.text_config.num_attention_heads
+
+    def to_dict(self) -> dict:
+        """As upstream's. PEFT reads a config this way before it chooses targets, and then finds ours."""
+        register_default_targets()
+        return super().to_dict()
 
     @property
     def patch_grid(self) -> int:

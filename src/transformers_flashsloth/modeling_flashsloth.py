@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .adapters_flashsloth import say_if_adapted
 from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
 from .embedded_query import EmbeddedQuery, QueryTokens
@@ -32,6 +33,7 @@ from .explanation_flashsloth import FlashSlothExplanation, explain
 from .generation_flashsloth import FlashSlothGenerationMixin
 from .loading_flashsloth import check_before_loading, end_at_answers
 from .multi_modal_projector import FlashSlothMultiModalProjector
+from .placeholder_labels import ignore_placeholders, ignore_placeholders_first
 from .placeholders import check_length, check_placeholders, ids_of_structure
 from .prompt_memory import PromptMemory, recall, remember
 from .quantisation import decoder_only
@@ -141,6 +143,12 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         self.language_model = AutoModel.from_config(text_config)
         open_seam(self.language_model, config.embq_layer)
         self.post_init()
+
+    def train(self, mode: bool = True):
+        """As upstream's; says so if the vision tower is about to be trained by adapters."""
+        if mode:
+            say_if_adapted(self.vision_tower)
+        return super().train(mode)
 
     @can_return_tuple
     def get_image_features(
@@ -303,6 +311,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         self.model = FlashSlothModel(config)
         text_config = config.text_config
         self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
+        self.register_forward_pre_hook(ignore_placeholders_first, with_kwargs=True)
         self.post_init()
 
     def get_image_features(
@@ -360,8 +369,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
             ids = input_ids
             if ids is None:
                 ids = ids_of_structure(inputs_embeds, self.get_input_embeddings(), self.config)
-            placeholders = (ids == self.config.image_token_id) | (ids == self.config.query_token_id)
-            labels = labels.masked_fill(placeholders, -100)
+            labels = ignore_placeholders(labels, ids, (self.config.image_token_id, self.config.query_token_id))
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
             )

@@ -17,15 +17,17 @@ import re
 from pathlib import Path
 
 from transformers import AutoImageProcessor, AutoTokenizer
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import VIDEO_PROCESSOR_NAME, cached_file
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .authors_checkpoint import hub_options
 from .authors_processor import read_authors_processor
 from .image_inputs import flatten
+from .placeholder_labels import FlashSlothBatch
 from .video_inputs import list_videos
 from .video_processing_flashsloth import FlashSlothVideoProcessor
 from .video_prompts import check_context, frame_labels, in_reading_order, known_context
@@ -131,6 +133,17 @@ class FlashSlothProcessor(ProcessorMixin):
         self.patch_size = patch_size
         self.pooling_window = pooling_window
 
+    def __call__(
+        self, images: ImageInput | None = None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]
+    ) -> FlashSlothBatch:
+        """Makes the inputs of the model; see the docstring of the class."""
+        inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+        if "pixel_values_videos" in inputs:
+            self._put_frames_among_images(inputs, text)
+        batch = FlashSlothBatch(inputs, skip_tensor_conversion=inputs.skip_tensor_conversion)
+        batch.placeholder_ids = (self.image_token_id, self.query_token_id)
+        return batch
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """
@@ -182,11 +195,8 @@ class FlashSlothProcessor(ProcessorMixin):
         """What a call may return: frames are in `pixel_values`."""
         return [name for name in super().model_input_names if name not in self.video_processor.model_input_names]
 
-    def __call__(self, images: ImageInput | None = None, text=None, videos=None, audio=None, **kwargs):
-        """Makes the inputs of the model; see the docstring of the class."""
-        inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
-        if "pixel_values_videos" not in inputs:
-            return inputs
+    def _put_frames_among_images(self, inputs: BatchFeature, text: str | list[str] | None) -> None:
+        """Moves the frames of videos into `pixel_values`, each where its placeholders stand."""
         frames = inputs.pop("pixel_values_videos")
         labels = inputs.pop("frame_labels")
         prompts = [text] if isinstance(text, str) else text or []
@@ -200,12 +210,16 @@ class FlashSlothProcessor(ProcessorMixin):
             order = ["image" if mark[1] else "video" for mark in marks.finditer("\n".join(prompts))]
             frames = in_reading_order(order, inputs["pixel_values"], frames, [*map(len, labels)])
         inputs["pixel_values"] = frames
-        return inputs
 
     def prepare_inputs_layout(self, images: ImageInput | None = None, text=None, videos=None, **kwargs):
-        """Reads the images; rows without any (`[]`, `[[], []]`) count as no images at all, and so for videos."""
+        """
+        Reads the images; a row may be `None` (TRL's GRPO), and rows without any count as no images at all. So for
+        videos.
+        """
         if not isinstance(text, (str, list, tuple, type(None))):
             raise ValueError(f"`text` must be a string or list of strings, got {type(text).__name__}.")
+        if isinstance(images, list) and all(row is None or isinstance(row, list) for row in images):
+            images = [row or [] for row in images]
         images, *rest = super().prepare_inputs_layout(images=images, text=text, videos=videos, **kwargs)
         text, videos, audio = rest
         images = images if images is None or flatten(images) else None

@@ -1,0 +1,59 @@
+"""
+Which modules adapters train.
+
+`LoraConfig()` without `target_modules` adapts every linear of the decoder and nothing else: not the vision tower, the
+projector, SAP, EmbQ, the queries or the language head. To train what turns an image into tokens as well, in full:
+
+    LoraConfig(modules_to_save=COMPRESSOR_MODULES)
+
+Lists of names such as `["q_proj", "v_proj"]` and PEFT's `"all-linear"` match linears of the vision tower and of EmbQ
+too; `exclude_modules=OUTSIDE_THE_DECODER` keeps those out.
+"""
+
+import sys
+
+from torch import nn
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Regular expressions over module names, as PEFT takes them; the leaf names are those of transformers' decoders.
+_IN_DECODER = r"(?:.*\.)?language_model\.layers\.\d+\.(?:.*\.)?"
+DECODER_LINEARS = _IN_DECODER + r"(?:\w*_proj|fc\d|dense(?:_\w+)?|query_key_value|c_fc)"
+OUTSIDE_THE_DECODER = r"(?:.*\.)?(?:vision_tower|multi_modal_projector|embq)\..*"
+# SAP and the projector, the learned queries, and the embedded query module.
+COMPRESSOR_MODULES = ["multi_modal_projector", "query_tokens", "embq"]
+
+# PEFT saves DoRA's magnitudes under another name than the module's, and transformers 5.23 would not find them.
+DORA_SAVED_TO_LOADED = (r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
+
+# PEFT's methods that put something beside a linear; each has a table of default targets of its own.
+TUNERS = (
+    "LORA", "ADALORA", "LOHA", "LOKR", "VERA", "RANDLORA", "VBLORA", "FOURIERFT", "OFT", "BOFT", "HRA", "C3A", "MISS",
+    "ROAD", "SHIRA", "HIRA", "GRALORA", "DELORA", "WAVEFT",
+)  # fmt: skip
+
+
+def register_default_targets() -> None:
+    """
+    Tells PEFT, if it is imported, what to adapt where a config names no targets. The model's config calls this when it
+    is read as a dictionary, which PEFT does right before it looks targets up; so PEFT need not be imported here.
+    """
+    constants = sys.modules.get("peft.utils.constants")
+    for tuner in TUNERS if constants else ():
+        targets = getattr(constants, f"TRANSFORMERS_MODELS_TO_{tuner}_TARGET_MODULES_MAPPING", {})
+        targets.setdefault("flashsloth", DECODER_LINEARS)
+
+
+def say_if_adapted(vision_tower: nn.Module) -> None:
+    """Warns, once, if PEFT has put adapters into the vision tower: name lists and "all-linear" do so silently."""
+    tuners = sys.modules.get("peft.tuners.tuners_utils")
+    count = sum(isinstance(module, tuners.BaseTunerLayer) for module in vision_tower.modules()) if tuners else 0
+    if count:
+        logger.warning_once(
+            f"{count} modules of the vision tower have adapters. If that is not what you want, leave `target_modules` "
+            f"out (the decoder's linears are the default) or pass `exclude_modules={OUTSIDE_THE_DECODER!r}`."
+        )
+
+
+__all__ = ["COMPRESSOR_MODULES", "DECODER_LINEARS", "OUTSIDE_THE_DECODER"]
