@@ -22,16 +22,22 @@ class Stages:
         self.read: Callable[[], Any] | None = None
         self.open: list[tuple[str, Any]] = []
         self.spans: list[tuple[str, str | None, Any, Any]] = []
+        self.handles = []
         for stage in STAGES:
             for module in modules[stage]:
-                module.register_forward_pre_hook(lambda *_, stage=stage: self._enter(stage))
-                module.register_forward_hook(lambda *_: self._leave())
+                enter = module.register_forward_pre_hook(lambda *_, stage=stage: self._enter(stage))
+                self.handles += [enter, module.register_forward_hook(lambda *_: self._leave())]
 
     def begin(self, read: Callable[[], Any]) -> None:
         self.read, self.open, self.spans = read, [], []
 
     def end(self) -> None:
         self.read = None
+
+    def remove(self) -> None:
+        """Takes the hooks off, as a compiler would stumble over them."""
+        for handle in self.handles:
+            handle.remove()
 
     def totals(self, between: Callable[[Any, Any], dict[str, float]]) -> dict[str, dict[str, float]]:
         """What passed in each stage, where `between` tells it for two readings."""

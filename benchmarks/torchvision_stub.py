@@ -14,7 +14,7 @@ def let_torchvision_import() -> None:
     if importlib.util.find_spec("torchvision") is None:
         return
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
         for name in OPERATORS:
             torch.library.define(name, SCHEMA)
