@@ -10,9 +10,9 @@ Each finished row is kept as a JSON file, and a run that was stopped goes on beh
 import argparse
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 from .compare_report import write_report
+from .options import common_parser, settings_of
 from .report import read_json, write_json
 from .worker import FLASHSLOTH_NAMES, FLOOR, FLOOR_HD, OURS, OURS_HD, Settings, Worker
 
@@ -50,35 +50,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = common_parser(__doc__)
+    parser = common_parser(__doc__, "benchmarks/results/compare")
     parser.add_argument("--models", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="MODEL",
                         help=f"of {', '.join(GROUPS)}; all by default")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="samples of a row at most (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=25, help="time that repeats are cut for (default %(default)s)")
     parser.add_argument("--fresh", action="store_true", help="measure also what --output holds already")
     return parser
-
-
-def common_parser(description: str, output: str = "benchmarks/results/compare") -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
-    parser.add_argument("--new-tokens", type=int, default=8, help="decoding steps timed (default %(default)s)")
-    parser.add_argument(
-        "--tiny", action="store_true", help="tiny models: shows that the command runs, measures nothing"
-    )
-    parser.add_argument("--compile", action="store_true", help="compile the parts and use a static cache")
-    parser.add_argument("--output", type=Path, default=Path(output), help="directory (default %(default)s)")
-    parser.add_argument("--readme", type=Path, help="document whose marked places get the figures")
-    return parser
-
-
-def settings_of(options: argparse.Namespace) -> Settings:
-    """The settings that `common_parser`'s options stand for."""
-    names = ("device", "dtype", "threads", "new_tokens", "tiny", "compile")
-    return Settings(**{name: getattr(options, name) for name in names})
 
 
 def _is_done(options: argparse.Namespace, name: str, settings: Settings) -> bool:

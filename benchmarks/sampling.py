@@ -82,7 +82,7 @@ class Sampler:
         inputs = subject.inputs(self.image)
         with FlopCounter() as counter:
             subject.stages.begin(counter.get_total_flops)
-            output = self._generate(subject, inputs, 1)
+            output = generate(subject, inputs, 1, static=self.settings.compile)
         flops = subject.stages.totals(lambda start, end: {"flops": end - start})
         flops = {stage: values.get("flops", 0) for stage, values in flops.items()}
         total = counter.get_total_flops()
@@ -113,7 +113,7 @@ class Sampler:
         inputs = subject.inputs(self.image)
         ready = clock.mark()
         subject.stages.begin(clock.mark)
-        output = self._generate(subject, inputs, 1 + self.settings.new_tokens, tokens)
+        output = generate(subject, inputs, 1 + self.settings.new_tokens, tokens, static=self.settings.compile)
         decode, peak = tokens.step(), self.memory.read()
 
         result = {"preprocessing": clock.between(begin, ready)} | subject.stages.totals(clock.between)
@@ -130,21 +130,23 @@ class Sampler:
         ids = torch.cat([inputs["input_ids"], output.sequences[:, -1 - steps :]], dim=1).repeat(rows, 1)
         cache, tokens = output.past_key_values, TokenClock(self.clock, subject.stages)
         cache.batch_repeat_interleave(rows)
-        self._generate(subject, {"input_ids": ids, "past_key_values": cache}, 1 + steps, tokens)
+        generate(subject, {"input_ids": ids, "past_key_values": cache}, 1 + steps, tokens)
         return tokens.step()
 
-    def _generate(self, subject: Subject, inputs: dict, new_tokens: int, tokens: TokenClock | None = None):
-        static = {"cache_implementation": "static"} if self.settings.compile else {}
-        return subject.model.generate(
-            **inputs,
-            **static,
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-            return_dict_in_generate=True,
-            stopping_criteria=StoppingCriteriaList([tokens] if tokens else []),
-        )
+
+def generate(subject: Subject, inputs: dict, new_tokens: int, tokens: TokenClock | None = None, static: bool = False):
+    """Exactly `new_tokens` greedy tokens, whatever they are; `tokens` marks each."""
+    options = {"cache_implementation": "static"} if static else {}
+    return subject.model.generate(
+        **inputs,
+        **options,
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        stopping_criteria=StoppingCriteriaList([tokens] if tokens else []),
+    )
 
 
 def _compile(subject: Subject) -> None:

@@ -2,8 +2,6 @@
 
 import importlib.util
 
-import torch
-
 # What torchvision looks up when it is imported; no image here goes through its compiled operators.
 OPERATORS = ("torchvision::nms", "torchvision::qnms")
 SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -16,6 +14,8 @@ def let_torchvision_import() -> None:
     try:
         import torchvision
     except RuntimeError:
+        import torch
+
         for name in OPERATORS:
             torch.library.define(name, SCHEMA)
         import torchvision  # noqa: F401

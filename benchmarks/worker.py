@@ -62,9 +62,6 @@ class Worker:
 def _serve(connection: Connection, names: list[str], settings: dict) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        from .torchvision_stub import let_torchvision_import
-
-        let_torchvision_import()
         from .sampling import Sampler
 
         sampler, failure = Sampler(names, Settings(**settings)), None
