@@ -6,7 +6,18 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import batches, compare, compare_report, growth, overhead, preprocessing, quantised, report, rivals
+from benchmarks import (
+    batches,
+    building,
+    compare,
+    compare_report,
+    growth,
+    overhead,
+    preprocessing,
+    quantised,
+    report,
+    rivals,
+)
 from benchmarks.measure import PeakMemory, count_flops, slope, summary
 from benchmarks.ours import PRESETS, flashsloth_config
 from benchmarks.sampling import Sampler
@@ -247,6 +258,11 @@ class TestMeasuring:
         before = memory.read()
         torch.ones(2**24)
         assert memory.read() - before > 2**25
+
+    def test_a_model_that_memory_cannot_hold_is_refused(self):
+        building.check_memory(0)
+        with pytest.raises(MemoryError, match="leave this model out"):
+            building.check_memory(2**60)
 
     def test_figures_need_their_marks(self, tmp_path):
         document = tmp_path / "README.md"
