@@ -139,16 +139,19 @@ def draw(path: Path, summaries: dict) -> str:
     figure, (left, right) = pyplot.subplots(
         1, 2, figsize=(11, 0.42 * len(names) + 1.6), sharey=True, width_ratios=(3, 1)
     )
+    shares = {name: {part: summaries[name]["shares"][part]["median"] for part in PARTS} for name in names}
+    # Medians of parts need not add up to the median of the whole.
+    shares = {name: {part: share / sum(of.values()) for part, share in of.items()} for name, of in shares.items()}
     start = [0.0] * len(names)
     for part, colour in zip(PARTS, ("#9aa5b1", "#4c78a8", "#e45756", "#72b7b2", "#d9d9d9"), strict=True):
-        widths = [ratio[name] * summaries[name]["shares"][part]["median"] for name in names]
+        widths = [ratio[name] * shares[name][part] for name in names]
         left.barh(names, widths, left=start, color=colour, label=part)
         start = [begin + width for begin, width in zip(start, widths, strict=True)]
     for index, name in enumerate(names):
         tokens = summaries[name]["facts"]["visual_tokens"]
         left.text(start[index], index, f"  {ratio[name]:.2f}  ({tokens} visual tokens)", va="center", fontsize=8)
     left.axvline(1, color="black", linewidth=0.8, linestyle=":")
-    left.set_xlim(0, max(start) * 1.25)
+    left.set_xlim(0, max(start) * 1.4)
     left.set_xlabel("time to first token, in multiples of the floor's")
     left.legend(fontsize=8, loc="upper right")
     speeds = [summaries[name].get("decode_over_floor", {"median": 1.0})["median"] for name in names]
