@@ -3,3 +3,7 @@ What FlashSloth costs, beside its floor and its rivals; see README.md.
 
 `python -m benchmarks.compare` is the comparison, `batches`, `growth`, `quantised` and `profile` are shorter ones.
 """
+
+from .torchvision_stub import let_torchvision_import
+
+let_torchvision_import()

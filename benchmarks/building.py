@@ -1,6 +1,7 @@
 """Models from configs in seconds: weights are random numbers of a sane size, and nothing is fetched."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,14 +10,37 @@ from transformers import initialization
 # Random numbers are drawn once and laid over all weights; no layer's width divides a prime.
 NUM_DRAWN = 1_000_003
 SPREAD = 0.02
+# Memory that is left to activations, caches and everybody else.
+MARGIN = 2**30
 
 
 def build(create: Callable[[], nn.Module], device: str) -> nn.Module:
-    """What `create` makes, in evaluation mode on `device`, without its own slow initialisation."""
+    """
+    What `create` makes, in evaluation mode on `device`, without its own slow initialisation.
+
+    Raises:
+        MemoryError: if the weights would not leave `MARGIN` of the host's memory free, before they take any.
+    """
     with torch.device(device), initialization.no_init_weights():
         model = create()
+    if torch.device(device).type == "cpu":
+        check_memory(num_bytes([model]))
     fill(model)
     return model.eval()
+
+
+def check_memory(needed: int) -> None:
+    """Raises MemoryError if Linux has not `needed` bytes and `MARGIN` to give; elsewhere nothing is known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    if needed + MARGIN > free:
+        raise MemoryError(
+            f"The model's weights take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free, of which "
+            f"{MARGIN / 1e9:.1f} GB must stay so. End what else runs here, or leave this model out."
+        )
 
 
 @torch.no_grad()

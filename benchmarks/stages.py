@@ -5,15 +5,13 @@ from typing import Any
 
 from torch import nn
 
-STAGES = ("vision", "compression", "decoder")
-
 
 class Stages:
     """
     Between `begin` and `end`, reads something, such as a clock, whenever a module of a stage begins and ends.
 
     Args:
-        modules (`dict[str, list[nn.Module]]`): the modules of each of `STAGES`. One may run inside of another, as a
+        modules (`dict[str, list[nn.Module]]`): the modules of each stage. One may run inside of another, as a
             compressor inside of its decoder, and is taken out of it.
     """
 
@@ -22,10 +20,11 @@ class Stages:
         self.read: Callable[[], Any] | None = None
         self.open: list[tuple[str, Any]] = []
         self.spans: list[tuple[str, str | None, Any, Any]] = []
-        for stage in STAGES:
-            for module in modules[stage]:
-                module.register_forward_pre_hook(lambda *_, stage=stage: self._enter(stage))
-                module.register_forward_hook(lambda *_: self._leave())
+        self.handles = []
+        for stage, parts in modules.items():
+            for module in parts:
+                enter = module.register_forward_pre_hook(lambda *_, stage=stage: self._enter(stage))
+                self.handles += [enter, module.register_forward_hook(lambda *_: self._leave())]
 
     def begin(self, read: Callable[[], Any]) -> None:
         self.read, self.open, self.spans = read, [], []
@@ -33,9 +32,14 @@ class Stages:
     def end(self) -> None:
         self.read = None
 
+    def remove(self) -> None:
+        """Takes the hooks off, as a compiler would stumble over them."""
+        for handle in self.handles:
+            handle.remove()
+
     def totals(self, between: Callable[[Any, Any], dict[str, float]]) -> dict[str, dict[str, float]]:
         """What passed in each stage, where `between` tells it for two readings."""
-        totals = {stage: {} for stage in STAGES}
+        totals = {stage: {} for stage in self.modules}
         for stage, outer, start, end in self.spans:
             for name, value in between(start, end).items():
                 totals[stage][name] = totals[stage].get(name, 0) + value

@@ -2,8 +2,6 @@
 
 import importlib.util
 
-import torch
-
 # What torchvision looks up when it is imported; no image here goes through its compiled operators.
 OPERATORS = ("torchvision::nms", "torchvision::qnms")
 SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -14,8 +12,10 @@ def let_torchvision_import() -> None:
     if importlib.util.find_spec("torchvision") is None:
         return
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
+        import torch
+
         for name in OPERATORS:
             torch.library.define(name, SCHEMA)
         import torchvision  # noqa: F401

@@ -244,7 +244,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
             is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)  # (B, L, 1)
             inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
-        inputs_embeds = self._put_queries(input_ids, inputs_embeds)
+        if max_runs or self.training:
+            inputs_embeds = self._put_queries(input_ids, inputs_embeds)
 
         prompt = PromptMemory(input_ids, features, tokens_per_image)
         if earlier := recall(past_key_values, input_ids, self.config.image_token_id):

@@ -37,10 +37,10 @@ def check_placeholders(
         ValueError: if images and image placeholders do not match, or a query run is cut.
     """
     num_queries = config.num_query_tokens
-    if torch.compiler.is_compiling():
-        return input_ids.shape[1] // (num_queries + 1) + 1
     if images is None and input_ids.shape[1] == 1:
         return 0  # a decoding step
+    if torch.compiler.is_compiling():
+        return input_ids.shape[1] // (num_queries + 1) + 1
 
     num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
     is_query = input_ids == config.query_token_id

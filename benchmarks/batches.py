@@ -1,0 +1,122 @@
+"""
+Rows a second in batches of FlashSloth, against rows one by one: `python -m benchmarks.batches`.
+
+Rows differ in the length of their question, and every fourth has no image. A batch takes them as they come, or with
+rows of about one length together. Beside it, the time to first token of equal rows over the floor's.
+"""
+
+import torch
+
+from .measure import Clock, PeakMemory, summary
+from .options import common_parser, settings_of
+from .ours import Floor, ask_flashsloth, ask_floor, build_flashsloth
+from .report import markdown_table, put_between_marks, with_spread, write_json
+from .sampling import generate
+from .subjects import Subject, photo, text_ids
+
+HEADER = ["rows", "as they come, rows/s", "by length, rows/s", "by length / one by one", "peak memory, GB",
+          "TTFT / floor, equal rows"]  # fmt: skip
+SHORTEST, LONGEST = 8, 128
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = common_parser(__doc__, "benchmarks/results/batches")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 16, 32], help="sizes of a batch")
+    parser.add_argument("--repeats", type=int, default=3, help="samples (default %(default)s)")
+    parser.add_argument("--hd", action="store_true", help="five views an image instead of one")
+    options = parser.parse_args(arguments)
+    settings = settings_of(options)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    result = measure(settings, options.rows, options.repeats, options.hd)
+    write_json(options.output / "batches.json", result)
+    text = table(result)
+    print(text)
+    if options.readme:
+        put_between_marks(options.readme, "batches", text)
+
+
+@torch.inference_mode()
+def measure(settings, sizes: list[int], repeats: int, hd: bool) -> dict:
+    """Rates, ratios and peaks for each size; every repeat goes through all of them, so that drift cancels."""
+    device, dtype = settings.device, getattr(torch, settings.dtype)
+    model = build_flashsloth("ours", device, dtype, settings.tiny)
+    ours, floor = ask_flashsloth(model, device, dtype, hd), ask_floor(Floor(model), device, dtype, hd)
+    clock, memory = Clock(device), PeakMemory(device)
+    single, pool = ours.inputs(photo()), mixed_lengths(max(sizes))
+    seconds = {size: {"mixed": [], "grouped": [], "alone": [], "floor": []} for size in sizes}
+    peaks = {size: 0 for size in sizes}
+
+    def rate(lengths: list[int]) -> float:
+        rows = mixed_rows(ours, single, lengths)
+        return len(lengths) / clock.time(lambda: generate(ours, rows, settings.new_tokens))["wall"]
+
+    rate(pool[:1])
+    one_by_one = []
+    for _ in range(repeats):
+        singles = pool[: min(8, len(pool))]
+        one_by_one.append(len(singles) / sum(1 / rate([length]) for length in singles))
+        for size in sizes:
+            found, ordered = seconds[size], sorted(pool)
+            middle = (len(pool) - size) // 2
+            memory.reset()
+            found["mixed"].append(rate(pool[:size]))
+            peaks[size] = max(peaks[size], memory.read())
+            found["grouped"].append(rate(ordered[middle : middle + size]))
+            equal = {name: value.expand(size, *value.shape[1:]) for name, value in single.items()}
+            found["floor"].append(clock.time(lambda equal=equal: generate(floor, equal, 1))["wall"])
+            found["alone"].append(clock.time(lambda equal=equal: generate(ours, equal, 1))["wall"])
+    sizes_found = {
+        size: {
+            "mixed": summary(found["mixed"]),
+            "grouped": summary(found["grouped"]),
+            "over_one_by_one": summary([a / b for a, b in zip(found["grouped"], one_by_one, strict=True)]),
+            "ttft_over_floor": summary([a / b for a, b in zip(found["alone"], found["floor"], strict=True)]),
+            "peak_bytes": peaks[size],
+        }
+        for size, found in seconds.items()
+    }
+    return {"one_by_one": summary(one_by_one), "new_tokens": settings.new_tokens, "sizes": sizes_found}
+
+
+def mixed_lengths(count: int) -> list[int]:
+    """Lengths of questions from `SHORTEST` to `LONGEST`, in an order that mixes them; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(SHORTEST, LONGEST + 1, (count,), generator=generator).tolist()
+
+
+def mixed_rows(subject: Subject, single: dict, lengths: list[int]) -> dict[str, torch.Tensor]:
+    """A left-padded batch of rows with questions of these lengths; those with a length of 4 n have no image."""
+    template, config = single["input_ids"][0].tolist(), subject.model.config
+    begin = template.index(config.image_token_id)
+    queries = [config.query_token_id] * config.num_query_tokens
+    image = [config.image_token_id] * template.count(config.image_token_id)
+    rows = [
+        template[:begin] + (image if length % 4 else []) + text_ids(1 + length) + queries + text_ids(5)
+        for length in lengths
+    ]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=subject.device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=subject.device)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    num_images = sum(length % 4 > 0 for length in lengths)
+    if num_images:
+        inputs["pixel_values"] = single["pixel_values"].expand(num_images, -1, -1, -1, -1)
+    return inputs
+
+
+def table(result: dict) -> str:
+    lines = [
+        [
+            str(size), with_spread(found["mixed"]), with_spread(found["grouped"]),
+            with_spread(found["over_one_by_one"]), f"{found['peak_bytes'] / 1e9:.2f}",
+            with_spread(found["ttft_over_floor"], digits=3),
+        ]
+        for size, found in result["sizes"].items()
+    ]  # fmt: skip
+    one = with_spread(result["one_by_one"], digits=3)
+    return f"One by one: {one} rows/s, {result['new_tokens']} new tokens each.\n\n" + markdown_table(HEADER, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The comparison's tables and its figure, from the JSON files of its rows."""
+
+from itertools import pairwise
+from pathlib import Path
+
+from .measure import summary
+from .report import markdown_table, put_between_marks, read_json, with_spread, write_json
+from .worker import FLOOR, FLOOR_HD, OURS, OURS_HD
+
+PARTS = ("preprocessing", "vision", "compression", "decoder", "other")
+TIMES = ["model", "visual tokens", "TTFT / floor", "the same, CPU time", "TTFT / own floor", "TTFT, s",
+         *(f"{part}, %" for part in PARTS), "x roofline", "decode, tokens/s", "decode / floor",
+         "decode of 8 rows, tokens/s",
+         "x roofline"]  # fmt: skip
+SIZES = ["model", "prompt", "TFLOP", "of which vision", "compression", "weights, GB", "KV cache, MB",
+         "peak memory, GB"]  # fmt: skip
+
+
+def write_report(directory: Path, names: list[str], readme: Path | None = None) -> str:
+    """
+    Writes `summary.json`, `tables.md` and, where matplotlib is installed, `figure.png`; with `readme` also the tables
+    into that document, between the marks named "compare".
+
+    Returns:
+        `str`: the tables.
+    """
+    read = {name: read_json(directory / f"{name}.json") for name in (FLOOR, *names)}
+    rows = {name: row for name, row in read.items() if row is not None}
+    summaries = {name: summarise(row) for name, row in rows.items()}
+    write_json(directory / "summary.json", summaries)
+    text = tables(rows, summaries)
+    (directory / "tables.md").write_text(text + "\n")
+    text += "\n\n" + draw(directory / "figure.png", summaries)
+    if readme is not None:
+        put_between_marks(readme, "compare", text)
+    return text
+
+
+def ratios(row: dict, part: str, kind: str, floors: str = "floors") -> list[float]:
+    """Each sample of a row over the mean of the floor's samples before and after it, or over its own floor's."""
+    samples, found = row["samples"], row.get(floors)
+    if floors == "floors":
+        found = [_mean(pair, part, kind) for pair in pairwise(found)]
+    else:
+        found = [sample[part][kind] for sample in found]
+    return [sample[part][kind] / floor for sample, floor in zip(samples, found, strict=False)]
+
+
+def _mean(samples: tuple[dict, ...], part: str, kind: str) -> float:
+    return sum(sample[part][kind] for sample in samples) / len(samples)
+
+
+def summarise(row: dict) -> dict:
+    """
+    Medians with their spread: seconds, shares of TTFT, ratios to the floor, and how many times longer than its roofline
+    each phase took: the larger of operations over the matmul ceiling and bytes of weights over the memory ceiling.
+    """
+    if "error" in row:
+        return {"error": row["error"]}
+    samples, facts, settings = row["samples"], row["facts"], row["settings"]
+    ceiling = {name: max(found[name] for found in row["ceilings"]) for name in ("flops", "bytes")}
+    prefill_bound = max(facts["flops"]["total"] / ceiling["flops"], facts["weight_bytes"] / ceiling["bytes"])
+    decode_bound = (facts["decoding_bytes"] + facts["kv_bytes"]) / ceiling["bytes"]
+    result = {
+        "facts": facts,
+        "ceilings": ceiling,
+        "ttft": summary([sample["ttft"]["wall"] for sample in samples]),
+        "ttft_cpu": summary([sample["ttft"]["cpu"] for sample in samples]),
+        "shares": {
+            part: summary([sample[part].get("wall", 0) / sample["ttft"]["wall"] for sample in samples])
+            for part in PARTS
+        },
+        "ttft_over_roofline": summary(
+            [(sample["ttft"]["wall"] - sample["preprocessing"]["wall"]) / prefill_bound for sample in samples]
+        ),
+        "decode_over_roofline": summary([sample["decode"]["wall"] / decode_bound for sample in samples]),
+        "tokens_per_second": summary([1 / sample["decode"]["wall"] for sample in samples]),
+        "peak_bytes": summary([sample["peak_bytes"] for sample in samples]),
+    }
+    if "decode_batch" in samples[0]:
+        rates = [settings["batch"] / sample["decode_batch"]["wall"] for sample in samples]
+        result["batch_tokens_per_second"] = summary(rates)
+    if row["name"] != FLOOR:
+        result["ttft_over_floor"] = summary(ratios(row, "ttft", "wall"))
+        result["ttft_cpu_over_floor"] = summary(ratios(row, "ttft", "cpu"))
+        result["decode_over_floor"] = summary([1 / ratio for ratio in ratios(row, "decode", "wall")])
+    own = {OURS: "floors", OURS_HD: "own_floors"}.get(row["name"])
+    if own:
+        result["ttft_over_own_floor"] = summary(ratios(row, "ttft", "wall", own))
+    return result
+
+
+def tables(rows: dict, summaries: dict) -> str:
+    """Where the figures come from, a table of times, one of sizes, and the errors."""
+    first = next(row for row in rows.values() if "ceilings" in row)
+    machine, ceiling = first["machine"], summaries[first["name"]]["ceilings"]
+    good = {name: found for name, found in summaries.items() if "error" not in found}
+    lines = [
+        f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, {machine['dtype']}, torch "
+        f"{machine['torch']}, transformers {machine['transformers']}; at best {ceiling['flops'] / 1e12:.2f} TFLOP/s "
+        f"and {ceiling['bytes'] / 1e9:.0f} GB/s. One 768 x 768 image, a question of 24 tokens; medians (quartiles).",
+        markdown_table(TIMES, [_times(name, found) for name, found in good.items()]),
+        markdown_table(SIZES, [_sizes(name, found) for name, found in good.items()]),
+    ]
+    lines += [f"{name} did not run: {found['error']}" for name, found in summaries.items() if "error" in found]
+    return "\n\n".join(lines)
+
+
+def _times(name: str, found: dict) -> list[str]:
+    shares = [f"{100 * found['shares'][part]['median']:.1f}" for part in PARTS]
+    return [
+        name, str(found["facts"]["visual_tokens"]), with_spread(found.get("ttft_over_floor")),
+        with_spread(found.get("ttft_cpu_over_floor")), with_spread(found.get("ttft_over_own_floor"), digits=3),
+        with_spread(found["ttft"]), *shares, with_spread(found["ttft_over_roofline"]),
+        with_spread(found["tokens_per_second"]), with_spread(found.get("decode_over_floor")),
+        with_spread(found.get("batch_tokens_per_second")), with_spread(found["decode_over_roofline"]),
+    ]  # fmt: skip
+
+
+def _sizes(name: str, found: dict) -> list[str]:
+    facts = found["facts"]
+    flops = [f"{facts['flops'][part] / 1e12:.3f}" for part in ("total", "vision", "compression")]
+    return [
+        name, str(facts["prompt_tokens"]), *flops, f"{facts['weight_bytes'] / 1e9:.2f}",
+        f"{(facts['kv_bytes'] + facts['memory_bytes']) / 1e6:.1f}", f"{found['peak_bytes']['median'] / 1e9:.2f}",
+    ]  # fmt: skip
+
+
+def draw(path: Path, summaries: dict) -> str:
+    """TTFT in multiples of the floor's, by stage, and decoding beside it. Returns a line for the tables."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        return "No figure, as matplotlib is not installed."
+    names = [name for name in summaries if "error" not in summaries[name] and name != FLOOR_HD]
+    ratio = {name: summaries[name].get("ttft_over_floor", {"median": 1.0})["median"] for name in names}
+    names.sort(key=ratio.get, reverse=True)
+
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(11, 0.42 * len(names) + 1.6), sharey=True, width_ratios=(3, 1)
+    )
+    shares = {name: {part: summaries[name]["shares"][part]["median"] for part in PARTS} for name in names}
+    # Medians of parts need not add up to the median of the whole.
+    shares = {name: {part: share / sum(of.values()) for part, share in of.items()} for name, of in shares.items()}
+    start = [0.0] * len(names)
+    for part, colour in zip(PARTS, ("#9aa5b1", "#4c78a8", "#e45756", "#72b7b2", "#d9d9d9"), strict=True):
+        widths = [ratio[name] * shares[name][part] for name in names]
+        left.barh(names, widths, left=start, color=colour, label=part)
+        start = [begin + width for begin, width in zip(start, widths, strict=True)]
+    for index, name in enumerate(names):
+        tokens = summaries[name]["facts"]["visual_tokens"]
+        left.text(start[index], index, f"  {ratio[name]:.2f}  ({tokens} visual tokens)", va="center", fontsize=8)
+    left.axvline(1, color="black", linewidth=0.8, linestyle=":")
+    left.set_xlim(0, max(start) * 1.4)
+    left.set_xlabel("time to first token, in multiples of the floor's")
+    left.legend(fontsize=8, loc="upper right")
+    speeds = [summaries[name].get("decode_over_floor", {"median": 1.0})["median"] for name in names]
+    right.barh(names, speeds, color=["#f58518" if name.startswith(OURS) else "#bab0ac" for name in names])
+    right.axvline(1, color="black", linewidth=0.8, linestyle=":")
+    right.set_xlabel("decoding speed, over stock Phi's")
+    for label in left.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text().startswith(OURS) else "normal")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+    return f"The figure is {path.name}."

@@ -1,0 +1,160 @@
+"""What a worker measures of its models: facts that do not vary, and samples that do."""
+
+import statistics
+from itertools import pairwise
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from .machine import ceilings, describe
+from .measure import Clock, FlopCounter, Mark, PeakMemory
+from .ours import PRESETS, Floor, ask_flashsloth, ask_floor, build_flashsloth
+from .rivals import build_rival
+from .stages import Stages
+from .subjects import Subject, photo
+from .worker import FLASHSLOTH_NAMES, FLOOR, FLOOR_HD, OURS, OURS_HD, Settings
+
+
+class TokenClock(StoppingCriteria):
+    """Marks when each new token is known, ends the watch on the stages with the first, and stops nothing."""
+
+    def __init__(self, clock: Clock, stages: Stages):
+        self.clock, self.stages = clock, stages
+        self.marks: list[Mark] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: tuple | None, **kwargs) -> torch.BoolTensor:
+        self.marks.append(self.clock.mark())
+        self.stages.end()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    def step(self) -> dict[str, float]:
+        """Median seconds between two tokens, `{"wall", "cpu"}`."""
+        self.clock.wait()
+        steps = [self.clock.between(*pair) for pair in pairwise(self.marks)]
+        return {kind: statistics.median(step[kind] for step in steps) for kind in ("wall", "cpu")}
+
+
+class Sampler:
+    """Builds the subjects of `names`, which share weights if they are several, and measures them."""
+
+    def __init__(self, names: list[str], settings: Settings):
+        self.settings = settings
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.clock = Clock(settings.device)
+        self.memory = PeakMemory(settings.device)
+        self.image = photo()
+        self.subjects = self._build(names)
+        for subject in self.subjects.values():
+            if settings.compile:
+                _compile(subject)
+
+    def _build(self, names: list[str]) -> dict[str, Subject]:
+        device, dtype, tiny = self.settings.device, getattr(torch, self.settings.dtype), self.settings.tiny
+        if set(names) <= set(FLASHSLOTH_NAMES):
+            model = build_flashsloth(OURS, device, dtype, tiny)
+            floor = Floor(model)
+            makers = {FLOOR: ask_floor, FLOOR_HD: ask_floor, OURS: ask_flashsloth, OURS_HD: ask_flashsloth}
+            return {
+                name: makers[name](floor if makers[name] is ask_floor else model, device, dtype, name.endswith("hd"))
+                for name in names
+            }
+        (name,) = names
+        if name in PRESETS:
+            return {name: ask_flashsloth(build_flashsloth(name, device, dtype, tiny), device, dtype, hd=False)}
+        return {name: build_rival(name, device, dtype, tiny)}
+
+    def ceilings(self) -> dict[str, float]:
+        """See `machine.ceilings`."""
+        return ceilings(self.settings.device, self.settings.dtype, self.settings.tiny)
+
+    def machine(self) -> dict:
+        """See `machine.describe`."""
+        return describe(self.settings.device, self.settings.dtype)
+
+    @torch.inference_mode()
+    def facts(self, name: str) -> dict:
+        """
+        Counts, from one run that also warms up: tokens, floating-point operations of a prefill by stage, bytes of the
+        weights, of those that decoding reads, of the keys and values of the prompt, and of what EmbQ keeps with them.
+        """
+        subject = self.subjects[name]
+        inputs = subject.inputs(self.image)
+        with FlopCounter() as counter:
+            subject.stages.begin(counter.get_total_flops)
+            output = generate(subject, inputs, 1, static=self.settings.compile)
+        flops = subject.stages.totals(lambda start, end: {"flops": end - start})
+        flops = {stage: values.get("flops", 0) for stage, values in flops.items()}
+        total = counter.get_total_flops()
+        memory = getattr(output.past_key_values, "prompt_memory", None)
+        return {
+            "visual_tokens": subject.num_visual_tokens(inputs),
+            "prompt_tokens": inputs["input_ids"].shape[1],
+            "flops": flops | {"other": total - sum(flops.values()), "total": total},
+            "weight_bytes": subject.weight_bytes,
+            "decoding_bytes": subject.decoding_bytes,
+            "kv_bytes": sum(
+                _bytes(part) for layer in output.past_key_values.layers for part in (layer.keys, layer.values)
+            ),
+            "memory_bytes": _bytes(memory.image_features) if memory else 0,
+        }
+
+    @torch.inference_mode()
+    def sample(self, name: str) -> dict:
+        """
+        Seconds, wall and CPU, of one image and question: `preprocessing`, `vision`, `compression`, `decoder` and
+        `other` make `ttft`; then of a decoding step with one row and with a batch; and the peak memory in bytes.
+        """
+        subject, clock = self.subjects[name], self.clock
+        tokens = TokenClock(clock, subject.stages)
+        self.memory.reset()
+        clock.wait()
+        begin = clock.mark()
+        inputs = subject.inputs(self.image)
+        ready = clock.mark()
+        subject.stages.begin(clock.mark)
+        output = generate(subject, inputs, 1 + self.settings.new_tokens, tokens, static=self.settings.compile)
+        decode, peak = tokens.step(), self.memory.read()
+
+        result = {"preprocessing": clock.between(begin, ready)} | subject.stages.totals(clock.between)
+        ttft = clock.between(begin, tokens.marks[0])
+        result["other"] = {kind: ttft[kind] - sum(part.get(kind, 0) for part in result.values()) for kind in ttft}
+        result |= {"ttft": ttft, "decode": decode, "peak_bytes": peak}
+        if not self.settings.compile:  # a static cache has the rows that it was made for
+            result["decode_batch"] = self._decode_batch(subject, inputs, output)
+        return result
+
+    def _decode_batch(self, subject: Subject, inputs: dict, output) -> dict[str, float]:
+        """Seconds of a decoding step of `settings.batch` rows, which go on from copies of one row's cache."""
+        rows, steps = self.settings.batch, self.settings.new_tokens
+        ids = torch.cat([inputs["input_ids"], output.sequences[:, -1 - steps :]], dim=1).repeat(rows, 1)
+        cache, tokens = output.past_key_values, TokenClock(self.clock, subject.stages)
+        cache.batch_repeat_interleave(rows)
+        generate(subject, {"input_ids": ids, "past_key_values": cache}, 1 + steps, tokens)
+        return tokens.step()
+
+
+def generate(subject: Subject, inputs: dict, new_tokens: int, tokens: TokenClock | None = None, static: bool = False):
+    """Exactly `new_tokens` greedy tokens, whatever they are; `tokens` marks each."""
+    options = {"cache_implementation": "static"} if static else {}
+    return subject.model.generate(
+        **inputs,
+        **options,
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        stopping_criteria=StoppingCriteriaList([tokens] if tokens else []),
+    )
+
+
+def _compile(subject: Subject) -> None:
+    """Compiles each part; decoding on CUDA is compiled by `generate` as it is for a static cache, with graphs."""
+    subject.stages.remove()
+    for module in (*subject.modules["vision"], *subject.modules["compression"], subject.modules["decoder"][0]):
+        module.compile()
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
