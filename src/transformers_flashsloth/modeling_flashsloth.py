@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -27,7 +27,8 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
-from .embedded_query import EmbeddedQuery, QueryTokens
+from .decoders import build_decoder, embedding_name, finish_logits, layers_of, undo_scale
+from .embedded_query import QueryTokens, build_embq
 from .explanation_flashsloth import FlashSlothExplanation, explain
 from .generation_flashsloth import FlashSlothGenerationMixin
 from .loading_flashsloth import check_before_loading, end_at_answers
@@ -35,6 +36,7 @@ from .multi_modal_projector import FlashSlothMultiModalProjector
 from .placeholders import check_length, check_placeholders, ids_of_structure
 from .prompt_memory import PromptMemory, recall, remember
 from .question_spans import find_query_spans
+from .vision_towers import build_tower, read_patches
 
 # Where the Auto classes find the models in the code that a saved checkpoint carries.
 AUTO_MAP = {
@@ -118,17 +120,17 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
 
     def __init__(self, config: FlashSlothConfig):
         super().__init__(config)
-        text_config, vision_config = config.text_config, config.vision_config
-        self.vision_tower = AutoModel.from_config(vision_config)
-        # SAP and EmbQ read the last layer as it is.
-        self.vision_tower.post_layernorm = nn.Identity()
-        self.multi_modal_projector = FlashSlothMultiModalProjector(config)
-        self.query_tokens = QueryTokens(config.num_query_tokens, text_config.hidden_size)
-        self.embq = EmbeddedQuery(
-            text_config.hidden_size, vision_config.hidden_size, config.embq_hidden_size, config.embq_num_heads
+        self.vision_tower = build_tower(
+            config.vision_config, config.num_vision_layers, config.view_size, config.patch_grid
         )
-        self.language_model = AutoModel.from_config(text_config)
-        open_seam(self.language_model, config.embq_layer)
+        self.multi_modal_projector = FlashSlothMultiModalProjector(config)
+        # Without queries there is none of these.
+        self.query_tokens = None
+        if config.num_query_tokens:
+            self.query_tokens = QueryTokens(config.num_query_tokens, config.text_config.hidden_size)
+        self.embq = build_embq(config)
+        self.language_model = build_decoder(config.text_config)
+        open_seam(layers_of(self.language_model), config.embq_layers)
         self.post_init()
 
     @can_return_tuple
@@ -148,16 +150,15 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         Raises:
             ValueError: if `pixel_values` has another shape.
         """
-        size = self.config.vision_config.image_size
-        if pixel_values.ndim != 5 or pixel_values.shape[2:] != (3, size, size):
+        size = (3, *self.config.view_size)
+        if pixel_values.ndim != 5 or pixel_values.shape[2:] != size:
             raise ValueError(
-                f"`pixel_values` must have the shape (images, views, 3, {size}, {size}), got "
+                f"`pixel_values` must have the shape (images, views, {', '.join(map(str, size))}), got "
                 f"{tuple(pixel_values.shape)}. Make it with FlashSlothProcessor or FlashSlothImageProcessor."
             )
         num_views = pixel_values.shape[1]
         pixel_values = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)  # (N*V, 3, H, W)
-        outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
-        patches = outputs.last_hidden_state  # (N*V, P, Dv)
+        patches, outputs = read_patches(self.vision_tower, pixel_values, self.config.patch_grid, **kwargs)
         tokens = self.multi_modal_projector(patches)  # (N*V, T, D)
         return BaseModelOutputWithPooling(
             last_hidden_state=patches.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*P, Dv)
@@ -218,14 +219,16 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if images is not None:
             features, tokens_per_image = images.last_hidden_state, images.pooler_output.shape[1]
             tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
+            tokens = undo_scale(tokens, self.config.text_config)
             is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)  # (B, L, 1)
             inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
-        inputs_embeds = self._put_queries(input_ids, inputs_embeds)
+        if self.query_tokens is not None:
+            inputs_embeds = self._put_queries(input_ids, inputs_embeds)
 
         prompt = PromptMemory(input_ids, features, tokens_per_image)
         if earlier := recall(past_key_values, input_ids, self.config.image_token_id):
             prompt = earlier.and_then(prompt, self.config.image_token_id)
-        if prompt.image_features is not None and (max_runs or self.training):
+        if prompt.image_features is not None and self.embq is not None and (max_runs or self.training):
             spans = find_query_spans(
                 prompt.input_ids,
                 self.config,
@@ -234,7 +237,10 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                 tokens_per_image=prompt.tokens_per_image,
                 num_cached=prompt.input_ids.shape[1] - input_ids.shape[1],
             )
-            kwargs["embq"] = partial(self.embq, image_features=prompt.image_features, spans=spans)
+            kwargs["embq"] = {
+                layer: partial(module, image_features=prompt.image_features, spans=spans)
+                for layer, module in zip(self.config.embq_layers, self.embq_modules, strict=True)
+            }
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -253,6 +259,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             image_hidden_states=image_hidden_states,
         )
 
+    @property
+    def embq_modules(self) -> list[nn.Module]:
+        """The embedded query modules, as many as `config.embq_layers`."""
+        if self.embq is None:
+            return []
+        return list(self.embq) if isinstance(self.embq, nn.ModuleList) else [self.embq]
+
     def _put_queries(self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Puts the learned queries at the query placeholders of `(B, L, D)`."""
         is_query = input_ids == self.config.query_token_id
@@ -265,14 +278,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
 
     def _unseen_image(self, inputs_embeds: torch.Tensor) -> BaseModelOutputWithPooling:
         """One blank image that no placeholder stands for: it gives every parameter a gradient, of zero."""
-        size = self.config.vision_config.image_size
-        return self.get_image_features(inputs_embeds.new_zeros((1, 1, 3, size, size)), return_dict=True)
+        blank = inputs_embeds.new_zeros((1, 1, 3, *self.config.view_size))
+        return self.get_image_features(blank, return_dict=True)
 
 
 class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGenerationMixin):
     """FlashSloth with its language head: answers questions about images."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: FlashSlothConfig):
@@ -280,6 +292,8 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         self.model = FlashSlothModel(config)
         text_config = config.text_config
         self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
+        embeddings = f"model.language_model.{embedding_name(self.model.language_model)}.weight"
+        self._tied_weights_keys = {"lm_head.weight": embeddings}
         self.post_init()
 
     def get_image_features(
@@ -330,7 +344,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = finish_logits(self.lm_head(outputs.last_hidden_state[:, kept]), self.config.text_config)
 
         loss = None
         if labels is not None:

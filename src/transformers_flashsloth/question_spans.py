@@ -45,7 +45,7 @@ def question_starts(is_image: torch.Tensor, input_ids: torch.Tensor, user_prefix
     """
     image_ends = is_image & ~shift(is_image, -1)
     starts = shift(image_ends, 2)
-    header = torch.ones_like(is_image)
+    header = torch.full_like(is_image, bool(user_prefix_ids))
     for distance, token_id in enumerate(reversed(user_prefix_ids), start=1):
         header = header & shift((input_ids == token_id) | (input_ids == UNKNOWN), distance)
     return starts | header
