@@ -65,7 +65,7 @@ def test_ids_are_the_released_ones(built):
     assert config.user_prefix_ids == [50296, 29904, 25]
     assert (config.text_config.eos_token_id, config.text_config.pad_token_id) == (50296, 50256)
     assert (config.embq_hidden_size, config.embq_num_heads, config.lm_head_bias) == (24, 4, True)
-    assert config.vision_config.num_hidden_layers == 2
+    assert config.num_vision_layers == 2
 
 
 def test_backbones_keep_their_weights(built, phi, vision):

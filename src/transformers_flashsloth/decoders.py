@@ -16,13 +16,14 @@ REFUSED = {
     "inkling_text": "its head cuts and scales the logits in a way of its own",
     "inkling2_text": "its head cuts the logits in a way of its own",
     "minicpm3": "its head scales the hidden states in a way of its own",
+    "minimax": "it takes no cache but its own, and those of prompts are ours",
     "modernbert-decoder": "its head has layers of its own",
     "falcon_h1": "it scales the embeddings only when it looks them up itself",
 }
 
 
 def check_text_config(config: PreTrainedConfig) -> None:
-    """Raises ValueError, with the reason, for a decoder that FlashSloth cannot be built on, as far as its config says."""
+    """Raises ValueError, with the reason, for a decoder whose config says that FlashSloth cannot be built on it."""
     if config.get_text_config() is not config:
         raise ValueError(
             f"{config.model_type!r} is a model of several parts and no decoder: pass its text part alone, "
@@ -52,8 +53,8 @@ def finish_logits(logits: torch.Tensor, config: PreTrainedConfig) -> torch.Tenso
     """What the decoder's own head does behind its linear layer: logits `(..., vocabulary)` scaled or soft-capped."""
     if scale := getattr(config, "logit_scale", None):  # Cohere
         logits = logits * scale
-    if divisor := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / divisor
+    if scale := getattr(config, "logits_scaling", None):  # Granite divides, HyperCLOVA X multiplies
+        logits = logits * scale if config.model_type == "hyperclovax" else logits / scale
     if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
         logits = torch.tanh(logits / cap) * cap
     return logits

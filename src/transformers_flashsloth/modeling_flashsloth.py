@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .backbones import assemble
 from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
 from .decoders import build_decoder, embedding_name, finish_logits, layers_of, undo_scale
@@ -294,7 +295,24 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
         embeddings = f"model.language_model.{embedding_name(self.model.language_model)}.weight"
         self._tied_weights_keys = {"lm_head.weight": embeddings}
+        self._is_stateful = self.model.language_model._is_stateful
         self.post_init()
+
+    @classmethod
+    def from_backbones(cls, text: str, vision: str, *, dtype: str = "auto", **choices):
+        """
+        Builds an untrained FlashSloth of a decoder and a vision tower, which keep their weights; see
+        `backbones.assemble` for the arguments and errors, and [`FlashSlothProcessor.from_backbones`].
+
+        Example:
+
+        ```python
+        >>> backbones = ("HuggingFaceTB/SmolLM2-135M-Instruct", "google/siglip-base-patch16-384")
+        >>> model = FlashSlothForConditionalGeneration.from_backbones(*backbones, pooling_window=4)
+        >>> processor = FlashSlothProcessor.from_backbones(*backbones, pooling_window=4)
+        ```
+        """
+        return assemble(cls, text, vision, dtype=dtype, **choices)
 
     def get_image_features(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]

@@ -16,7 +16,10 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .authors_processor import read_authors_processor
+from .backbones import pixel_options, plan
+from .configuration_flashsloth import as_pair
 from .image_inputs import flatten
+from .image_processing_flashsloth import FlashSlothImageProcessor
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
@@ -43,11 +46,13 @@ class FlashSlothProcessor(ProcessorMixin):
         query_token (`str`, defaults to `"<learnable>"`):
             Ends a user turn; becomes `num_query_tokens` tokens. Not the default: as for `image_token`.
         num_query_tokens (`int`, defaults to 9):
-            Learned queries of a turn, as in the model's config.
-        patch_size (`int`, defaults to 14):
-            Side of a patch of the vision tower, in pixels.
-        pooling_window (`int`, defaults to 3):
-            Side of the window of patches that becomes one token, as in the model's config.
+            Learned queries of a turn, as in the model's config. With 0 query placeholders become nothing, and the
+            tokenizer needs none.
+        patch_size (`int` or `list[int]`, defaults to 14):
+            Side, or height and width, of a patch of the vision tower, in pixels.
+        pooling_window (`int` or `list[int]`, defaults to 3):
+            Side, or height and width, of the window of patches that becomes one token, as in the model's config; 1
+            where nothing is pooled.
         chat_template (`str`, *optional*):
             Jinja template of a conversation; by default that of the release, in `chat_template.jinja`.
 
@@ -80,15 +85,16 @@ class FlashSlothProcessor(ProcessorMixin):
         image_token: str = "<image>",
         query_token: str = "<learnable>",
         num_query_tokens: int = 9,
-        patch_size: int = 14,
-        pooling_window: int = 3,
+        patch_size: int | list[int] = 14,
+        pooling_window: int | list[int] = 3,
         chat_template: str | None = None,
         **kwargs,
     ):
         if chat_template is None and CHAT_TEMPLATE.exists():
             chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
-        missing = [token for token in (image_token, query_token) if token not in tokenizer.added_tokens_encoder]
+        needed = (image_token, query_token) if num_query_tokens else (image_token,)
+        missing = [token for token in needed if token not in tokenizer.added_tokens_encoder]
         if missing:
             raise ValueError(
                 f"The tokenizer has no token {' and no token '.join(missing)}. Add what is missing with "
@@ -105,6 +111,34 @@ class FlashSlothProcessor(ProcessorMixin):
         """As upstream's, and also for a checkpoint in the authors' format, which has no processor files."""
         parts = read_authors_processor(pretrained_model_name_or_path, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs) if parts is None else cls(**parts)
+
+    @classmethod
+    def from_backbones(cls, text: str, vision: str, *, image_hd: bool = False, **choices):
+        """
+        The processor of [`FlashSlothForConditionalGeneration.from_backbones`] for the same arguments: the decoder's
+        tokenizer with placeholders added, its own chat template extended by images and queries (the release's where it
+        has none), and views of the size and with the mean and deviation of the vision tower.
+
+        Args:
+            text, vision (`str`): directories or Hub ids.
+            image_hd (`bool`, defaults to `False`): whether images are read in high definition.
+            choices: as for the model.
+        """
+        config, tokenizer, chat_template = plan(text, vision, **choices)
+        height, width = config.view_size
+        image_processor = FlashSlothImageProcessor(
+            size={"height": height, "width": width},
+            image_hd=image_hd,
+            **pixel_options(vision, choices.get("vision_options")),
+        )
+        return cls(
+            image_processor,
+            tokenizer,
+            num_query_tokens=config.num_query_tokens,
+            patch_size=config.vision_config.patch_size,
+            pooling_window=1 if config.pooling == "none" else config.pooling_window,
+            chat_template=chat_template,
+        )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As upstream's, but leaves the processor as it was, without upstream's note on where its code lies."""
@@ -203,7 +237,10 @@ class FlashSlothProcessor(ProcessorMixin):
         input_ids = text_inputs["input_ids"]
         if not isinstance(input_ids, list):
             input_ids = input_ids.tolist()
-        for token, token_id in ((self.image_token, self.image_token_id), (self.query_token, self.query_token_id)):
+        placeholders = [(self.image_token, self.image_token_id)]
+        if self.num_query_tokens:
+            placeholders.append((self.query_token, self.query_token_id))
+        for token, token_id in placeholders:
             needed = [sample.count(token) for sample in text]
             kept = [ids.count(token_id) for ids in input_ids]
             if kept != needed:
@@ -224,14 +261,14 @@ class FlashSlothProcessor(ProcessorMixin):
         return MultiModalData(num_image_tokens=[num_tokens] * num_images, num_image_patches=[1] * num_images)
 
     def _tokens_per_view(self, height: int, width: int) -> int:
-        rows = height // self.patch_size // self.pooling_window
-        columns = width // self.patch_size // self.pooling_window
-        if rows * columns == 0:
+        patch, window = as_pair(self.patch_size), as_pair(self.pooling_window)
+        tokens = (height // patch[0] // window[0]) * (width // patch[1] // window[1])
+        if tokens == 0:
             raise ValueError(
                 f"A view of {height} x {width} pixels leaves no token: it needs at least "
-                f"{self.patch_size * self.pooling_window} pixels a side."
+                f"{patch[0] * window[0]} x {patch[1] * window[1]} pixels."
             )
-        return rows * columns
+        return tokens
 
 
 __all__ = ["FlashSlothProcessor"]

@@ -33,7 +33,7 @@ INTERPOLATES_ALWAYS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "siglip2
 
 
 def check_vision_config(config: PreTrainedConfig) -> None:
-    """Raises ValueError, with the reason, for a tower that FlashSloth cannot be built on, as far as its config says."""
+    """Raises ValueError, with the reason, for a tower whose config says that FlashSloth cannot be built on it."""
     if config.model_type in REFUSED:
         raise _refusal(config, REFUSED[config.model_type])
     if hasattr(config, "vision_config"):
