@@ -131,7 +131,7 @@ def test_parts_that_do_not_fit(phi, vision, tmp_path):
         build(tmp_path / "new", str(phi), str(vision), embq_layer=9)
     with pytest.raises(StrictDataclassError, match="does not tile the 6x6 patch grid"):
         build(tmp_path / "new", str(phi), str(vision), pooling_window=4)
-    with pytest.raises(StrictDataclassError, match="`vision_feature_layer`=-5 is no layer .* choose one of -4 to 3"):
+    with pytest.raises(StrictDataclassError, match=r"`vision_feature_layer`=-5 is no layer .* choose one of -4 to 3"):
         build(tmp_path / "new", str(phi), str(vision), vision_feature_layer=-5)
     SiglipVisionModel(SiglipVisionConfig(**VISION | {"num_hidden_layers": 1})).save_pretrained(tmp_path / "shallow")
     config = SiglipVisionConfig(**VISION)

@@ -10,17 +10,18 @@ from tests.tiny_backbones import TEXT, VISION, build, generate, inputs_of, small
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
 from transformers_flashsloth.vision_towers import cut_tower
 
-# Tokens before the patches, and where the tower keeps its layers.
+# What their configs need, and the tokens that stand before the patches.
 FAMILIES = {
-    "aimv2_vision_model": ({}, 0, "encoder.layers"),  # of those that are tried out
-    "clip_vision_model": ({}, 1, "encoder.layers"),
-    "deit": ({}, 2, "encoder.layer"),
-    "dinov2": ({}, 1, "encoder.layer"),
-    "dinov2_with_registers": ({"num_register_tokens": 3}, 4, "encoder.layer"),
-    "dinov3_vit": ({"num_register_tokens": 2}, 3, "model.layer"),
-    "siglip2_vision_model": ({"num_patches": 16}, 0, "encoder.layers"),
-    "siglip_vision_model": ({}, 0, "encoder.layers"),
-    "vit": ({}, 1, "layers"),
+    "aimv2_vision_model": ({}, 0),
+    "ijepa": ({}, 0),  # of those that are tried out
+    "clip_vision_model": ({}, 1),
+    "deit": ({}, 2),
+    "dinov2": ({}, 1),
+    "dinov2_with_registers": ({"num_register_tokens": 3}, 4),
+    "dinov3_vit": ({"num_register_tokens": 2}, 3),
+    "siglip2_vision_model": ({"num_patches": 16}, 0),
+    "siglip_vision_model": ({}, 0),
+    "vit": ({}, 1),
 }
 TEXT_CONFIG = small("llama", TEXT)
 
@@ -108,10 +109,10 @@ def test_views_and_windows_need_not_be_square(family):
 
 
 def test_pairs_of_the_towers_own():
-    model = build(TEXT_CONFIG, tower_config("dinov2", image_size=[8, 16]))
+    model = build(TEXT_CONFIG, tower_config("vit", image_size=[8, 16]))
     assert model.config.tokens_per_view == 2
     assert generate(model, inputs_of(model, [20, 21])).shape == (1, 5)
-    with pytest.raises(ValueError, match=r"'siglip_vision_model': it is not made for `image_size`=\[8, 16\]"):
+    with pytest.raises(ValueError, match=r"'siglip_vision_model': it cannot be built with .* \[8, 16\]"):
         build(TEXT_CONFIG, tower_config("siglip_vision_model", image_size=[8, 16]))
 
 
@@ -134,10 +135,12 @@ def test_final_norms_and_poolers_are_cut(family):
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
-        ("yolos", {}, "'yolos': its detection tokens stand behind"),
+        ("yolos", {"image_size": [16, 16]}, "'yolos': its detection tokens stand behind"),
         ("clip", {}, "'clip': it is a model of several parts"),
         ("resnet", {}, "'resnet': its config does not say"),
-        ("swin", {"depths": [1, 1], "num_heads": [2, 2], "embed_dim": 16}, "'swin': it does not run .* have the shape"),
+        ("sam_vision_model", {}, r"'sam_vision_model': it does not run .* have the shape \(2, 256, 4, 4\)"),
+        ("pixtral", {}, r"'pixtral': it does not run .* have the shape \(1, 32, 32\)"),
+        ("blip_vision_model", {}, "'blip_vision_model': transformers has no AutoModel for it"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name_and_reason(family, changes, reason):

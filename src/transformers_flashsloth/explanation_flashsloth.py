@@ -49,13 +49,21 @@ def explain(
     """
     config = model.config
     images = model.get_image_features(pixel_values, return_dict=True)
-    outputs = model(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        mm_encoder_outputs={"image": images},
-        output_hidden_states=True,
-        use_cache=False,
-    )
+    entering = {}  # what each module reads; nothing without a query run
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args: entering.update({module: args[0]}))
+        for module in model.embq_modules
+    ]
+    try:
+        hidden_states = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            mm_encoder_outputs={"image": images},
+            use_cache=False,
+        ).last_hidden_state
+    finally:
+        for hook in hooks:
+            hook.remove()
     patches = images.last_hidden_state  # (N, V*P, Dv)
     rows, columns = config.patch_grid
     views = (pixel_values.shape[1], rows, columns)
@@ -72,8 +80,8 @@ def explain(
         tokens_per_image=images.pooler_output.shape[1],
     )
     attentions = [
-        module.attention_over_patches(outputs.hidden_states[layer], patches, spans)  # (N, H, R*Q, V*P)
-        for layer, module in zip(config.embq_layers, model.embq_modules, strict=True)
+        module.attention_over_patches(entering.get(module, hidden_states), patches, spans)  # (N, H, R*Q, V*P)
+        for module in model.embq_modules
     ]
     attention = torch.stack(attentions).mean(dim=(0, 2))  # (N, R*Q, V*P)
     explanation.query_attention = attention.unflatten(1, (-1, config.num_query_tokens)).unflatten(3, views)

@@ -5,12 +5,13 @@ from math import isqrt
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 # Families with a patch grid whose class, register and distillation tokens stand before the patches. What is not here
 # is tried out at construction.
 KNOWN = (
+    "aimv2_vision_model",
     "clip_vision_model",
     "deit",
     "dinov2",
@@ -25,7 +26,9 @@ REFUSED = {
     "yolos": "its detection tokens stand behind the patches",
 }
 # Behind the last layer; features are read before them.
-FINAL_NORMS = ("post_layernorm", "layernorm", "norm")
+FINAL_NORMS = ("post_layernorm", "layernorm", "norm", "rms_norm")
+# Switches of heads that read them.
+HEADS = ("use_head", "vision_use_head")
 # Takes patches, in rows and columns, and not images.
 TAKES_PATCHES = ("siglip2_vision_model",)
 # Positions are computed for any image; these have no switch for it.
@@ -38,6 +41,8 @@ def check_vision_config(config: PreTrainedConfig) -> None:
         raise _refusal(config, REFUSED[config.model_type])
     if hasattr(config, "vision_config"):
         raise _refusal(config, "it is a model of several parts: pass its `vision_config` alone")
+    if type(config) not in MODEL_MAPPING and not hasattr(config, "auto_map"):
+        raise _refusal(config, "transformers has no AutoModel for it")
     for name in ("hidden_size", "num_hidden_layers", "patch_size"):
         if not isinstance(getattr(config, name, None), (int, list, tuple)):
             raise _refusal(config, f"its config does not say `{name}`, so it has no grid of patches of one size")
@@ -73,9 +78,12 @@ def build_tower(
         tower = cut_tower(AutoModel.from_config(config))
     except TypeError as error:
         raise _refusal(
-            config, f"it is not made for `image_size`={config.image_size} ({error}); try `image_size` beside it"
+            config,
+            f"it cannot be built with an `image_size` of {config.image_size} ({error}). Where its images are not "
+            "square, give it one number and name height and width in FlashSlothConfig's own `image_size`",
         ) from error
-    if config.model_type not in KNOWN:
+    square = view_size[0] == view_size[1]
+    if config.model_type not in KNOWN or not (square or config.model_type in TAKES_PATCHES):
         _try_out(config, view_size, grid)
     return tower
 
@@ -84,8 +92,9 @@ def config_of_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedCon
     """The config of a tower's first `num_layers` layers, without a head."""
     config = deepcopy(config)
     config.num_hidden_layers = num_layers
-    if hasattr(config, "vision_use_head"):
-        config.vision_use_head = False
+    for name in HEADS:
+        if hasattr(config, name):
+            setattr(config, name, False)
     return config
 
 
@@ -131,10 +140,10 @@ def read_patches(
             inputs["interpolate_pos_encoding"] = True
     outputs = tower(**inputs, return_dict=True, **kwargs)
     features = outputs.last_hidden_state  # (views, class and register tokens + P, Dv)
-    if features.ndim != 3 or features.shape[1] < num_patches:
+    if features.ndim != 3 or len(features) != len(views) or features.shape[1] < num_patches:
         raise _refusal(
             tower.config,
-            f"its features have the shape {tuple(features.shape)}, but a view has {grid[0]}x{grid[1]} patches",
+            f"its features have the shape {tuple(features.shape)} for {len(views)} views of {grid[0]}x{grid[1]} patches",
         )
     return features[:, -num_patches:], outputs
 
@@ -152,11 +161,11 @@ def _as_patches(views: torch.Tensor, grid: tuple[int, int], side: int) -> dict[s
 
 @torch.no_grad()
 def _try_out(config: PreTrainedConfig, view_size: tuple[int, int], grid: tuple[int, int]) -> None:
-    """Runs a tower of an unknown family on shapes alone, to see whether its features are a grid of patches."""
+    """Runs a tower on shapes alone, to see whether its features are a grid of patches."""
     try:
         with torch.device("meta"):
             tower = AutoModel.from_config(config)
-            features, _ = read_patches(tower, torch.zeros((1, 3, *view_size), dtype=tower.dtype), grid)
+            features, _ = read_patches(tower, torch.zeros((2, 3, *view_size), dtype=tower.dtype), grid)
     except Exception as error:
         raise _refusal(config, f"it does not run on views of {view_size} pixels: {error}") from error
     if features.shape[-1] != config.hidden_size:
