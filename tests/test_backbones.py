@@ -30,7 +30,7 @@ QUESTION = [
 def decoder(request, tmp_path_factory):
     chat, vocab_size, changes = DECODERS[request.param]
     directory = tmp_path_factory.mktemp(request.param)
-    config = small(request.param, TEXT | {"vocab_size": vocab_size}, **changes)
+    config = small(request.param, TEXT | {"vocab_size": vocab_size, "max_position_embeddings": 256}, **changes)
     AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     build_chat_tokenizer(chat).save_pretrained(directory)
     return directory

@@ -141,9 +141,9 @@ def read_patches(
     outputs = tower(**inputs, return_dict=True, **kwargs)
     features = outputs.last_hidden_state  # (views, class and register tokens + P, Dv)
     if features.ndim != 3 or len(features) != len(views) or features.shape[1] < num_patches:
+        shape = tuple(features.shape)
         raise _refusal(
-            tower.config,
-            f"its features have the shape {tuple(features.shape)} for {len(views)} views of {grid[0]}x{grid[1]} patches",
+            tower.config, f"its features have the shape {shape} for {len(views)} views of {grid[0]}x{grid[1]} patches"
         )
     return features[:, -num_patches:], outputs
 
