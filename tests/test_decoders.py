@@ -3,7 +3,6 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import LoraConfig, get_peft_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
@@ -109,7 +108,8 @@ def test_checkpointing_changes_no_gradient(text_config, batch):
 
 
 def test_a_lora_step_lowers_the_loss(text_config, batch):
-    model = get_peft_model(build(text_config), LoraConfig(r=4, target_modules="all-linear"))
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(build(text_config), peft.LoraConfig(r=4, target_modules="all-linear"))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for _ in range(3):

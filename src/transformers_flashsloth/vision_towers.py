@@ -93,8 +93,7 @@ def config_of_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedCon
     config = deepcopy(config)
     config.num_hidden_layers = num_layers
     for name in HEADS:
-        if hasattr(config, name):
-            setattr(config, name, False)
+        setattr(config, name, False)
     return config
 
 
