@@ -8,7 +8,7 @@ from transformers_flashsloth import FlashSlothConfig
 def test_defaults_are_the_released_model():
     config = FlashSlothConfig()
     assert (config.text_config.model_type, config.vision_config.model_type) == ("phi", "siglip_vision_model")
-    assert (config.patch_grid, config.tokens_per_view) == (27, 81)
+    assert (config.patch_grid, config.tokens_per_view) == ((27, 27), 81)
     assert config.embq_num_heads == config.text_config.num_attention_heads == 32
     assert config.text_config.rope_parameters["partial_rotary_factor"] == 0.4
 
@@ -42,7 +42,7 @@ def test_other_parts_are_allowed():
         ({"embq_layer": -1}, "0 to 9"),
         ({"embq_num_heads": 7}, "does not divide embq_hidden_size"),
         ({"embq_hidden_size": 7, "embq_num_heads": 7}, "does not divide the vision width"),
-        ({"num_query_tokens": 0}, "at least 1"),
+        ({"num_query_tokens": -1}, "at least 0"),
         ({"image_token_id": 51200}, "0 to 51199"),
         ({"query_token_id": -1}, "0 to 51199"),
         ({"user_prefix_ids": [60000]}, r"user_prefix_ids\[0\]"),

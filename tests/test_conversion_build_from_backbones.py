@@ -65,7 +65,7 @@ def test_ids_are_the_released_ones(built):
     assert config.user_prefix_ids == [50296, 29904, 25]
     assert (config.text_config.eos_token_id, config.text_config.pad_token_id) == (50296, 50256)
     assert (config.embq_hidden_size, config.embq_num_heads, config.lm_head_bias) == (24, 4, True)
-    assert config.vision_config.num_hidden_layers == 2
+    assert config.num_vision_layers == 2
 
 
 def test_backbones_keep_their_weights(built, phi, vision):
@@ -131,8 +131,8 @@ def test_parts_that_do_not_fit(phi, vision, tmp_path):
         build(tmp_path / "new", str(phi), str(vision), embq_layer=9)
     with pytest.raises(StrictDataclassError, match="does not tile the 6x6 patch grid"):
         build(tmp_path / "new", str(phi), str(vision), pooling_window=4)
-    with pytest.raises(ValueError, match="has 3 layers: drop fewer"):
-        build(tmp_path / "new", str(phi), str(vision), dropped_vision_layers=3)
+    with pytest.raises(StrictDataclassError, match=r"`vision_feature_layer`=-5 is no layer .* choose one of -4 to 3"):
+        build(tmp_path / "new", str(phi), str(vision), vision_feature_layer=-5)
     SiglipVisionModel(SiglipVisionConfig(**VISION | {"num_hidden_layers": 1})).save_pretrained(tmp_path / "shallow")
     config = SiglipVisionConfig(**VISION)
     config.save_pretrained(tmp_path / "shallow")

@@ -20,7 +20,7 @@ def test_the_layer_reads_what_embq_returns(config_class):
     decoder = AutoModel.from_config(config_class(**SIZES)).eval()
     embeds = torch.randn(2, 5, 32)
     plain = decoder(inputs_embeds=embeds)
-    open_seam(decoder, 1)
+    open_seam(decoder.layers, [1])
     entering = []
 
     def embq(hidden_states):
@@ -28,7 +28,7 @@ def test_the_layer_reads_what_embq_returns(config_class):
         return hidden_states * 2
 
     torch.testing.assert_close(decoder(inputs_embeds=embeds).last_hidden_state, plain.last_hidden_state)
-    changed = decoder(inputs_embeds=embeds, embq=embq, output_hidden_states=True)
+    changed = decoder(inputs_embeds=embeds, embq={1: embq}, output_hidden_states=True)
     torch.testing.assert_close(entering[0], changed.hidden_states[1])
     assert len(entering) == 1
     assert not torch.allclose(changed.last_hidden_state, plain.last_hidden_state)
@@ -37,7 +37,7 @@ def test_the_layer_reads_what_embq_returns(config_class):
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradients_pass_under_checkpointing(use_reentrant):
     decoder = AutoModel.from_config(PhiConfig(**SIZES))
-    open_seam(decoder, 1)
+    open_seam(decoder.layers, [1])
     scale = torch.nn.Parameter(torch.ones(()))
     gradients = []
     for checkpointed in (False, True):
@@ -45,6 +45,8 @@ def test_gradients_pass_under_checkpointing(use_reentrant):
             decoder.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
         embeds = torch.ones(1, 4, 32, requires_grad=True)
         scale.grad = None
-        decoder.train()(inputs_embeds=embeds, embq=lambda hidden: hidden * scale).last_hidden_state[0, 0, 0].backward()
+        decoder.train()(inputs_embeds=embeds, embq={1: lambda hidden: hidden * scale}).last_hidden_state[
+            0, 0, 0
+        ].backward()
         gradients.append((scale.grad.clone(), embeds.grad.clone()))
     torch.testing.assert_close(gradients[0], gradients[1])

@@ -36,7 +36,7 @@ def default_answer() -> list[list[int]]:
 def encodings(run) -> tuple:
     """What `run` returns, and how many images were encoded meanwhile."""
     seen = []
-    handle = MODEL.model.vision_tower.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    handle = MODEL.model.vision_tower.register_forward_hook(lambda *call: seen.append(len(call[-1][0])))
     try:
         return run(), sum(seen)
     finally:

@@ -208,7 +208,7 @@ def test_serving_engines_are_told_the_numbers_of_tokens(small, options):
 
 
 def test_views_too_small_for_a_token_are_refused(small):
-    with pytest.raises(ValueError, match=r"28 x 84 pixels leaves no token.*at least 42 pixels"):
+    with pytest.raises(ValueError, match=r"28 x 84 pixels leaves no token.*at least 42 x 42 pixels"):
         small(images=CAT, text="<image>", size={"height": 28, "width": 84})
 
 

@@ -42,7 +42,7 @@ def test_going_on_equals_recomputing(model, turn, static):
     names = [IMAGES_OF_ROWS[row] + (["new"] if IMAGE in turn else []) for row in rows]
     recomputed = model.generate(**following, pixel_values=images(names), **options, output_logits=True)
     encoded = []
-    handle = model.model.vision_tower.register_forward_hook(lambda _, args, __: encoded.append(len(args[0])))
+    handle = model.model.vision_tower.register_forward_hook(lambda *call: encoded.append(len(call[-1][0])))
     continued = model.generate(
         **following, pixel_values=images(names), past_key_values=cache, **options, output_logits=True
     )

@@ -1,13 +1,15 @@
 """The `flashsloth` command: its arguments, and how its subcommands end."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from textwrap import shorten
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers.utils.import_utils import is_serve_available
 
-from . import __version__
+from . import FlashSlothConfig, __version__
 from .conversation import DEFAULT_CHECKPOINT, Conversation, InputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -56,6 +58,28 @@ def chat(options: argparse.Namespace) -> int:
         except InputError as error:
             _complain(error)
             status = 2
+
+
+def build(options: argparse.Namespace) -> int:
+    """Writes a new, untrained model of two backbones, with its processor."""
+    from .modeling_flashsloth import FlashSlothForConditionalGeneration
+    from .processing_flashsloth import FlashSlothProcessor
+
+    if options.output.exists():
+        raise InputError(f"{str(options.output)!r} exists already")
+    try:
+        processor = FlashSlothProcessor.from_backbones(
+            options.text, options.vision, image_hd=options.hd, **options.choices
+        )
+        model = FlashSlothForConditionalGeneration.from_backbones(
+            options.text, options.vision, dtype=options.dtype, **options.choices
+        )
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise InputError(error.__cause__ if isinstance(error, StrictDataclassError) else error) from error
+    model.save_pretrained(options.output)
+    processor.save_pretrained(options.output)
+    sys.stdout.write(f"Wrote a new FlashSloth of {model.num_parameters():,} parameters to {options.output}.\n")
+    return 0
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -151,6 +175,22 @@ def _parser() -> argparse.ArgumentParser:
     parser_chat = commands.add_parser("chat", parents=[shared], help="answer the questions on stdin, one a line")
     parser_chat.set_defaults(run=chat)
 
+    parser_build = commands.add_parser("build", help="make a new, untrained model of a decoder and a vision tower")
+    parser_build.add_argument("text", metavar="TEXT", help="decoder with its tokenizer: directory or Hub id")
+    parser_build.add_argument("vision", metavar="VISION", help="vision tower: directory or Hub id")
+    parser_build.add_argument("--output", type=Path, required=True, metavar="DIR", help="does not exist yet")
+    parser_build.add_argument("--hd", action="store_true", help="read images in high definition")
+    parser_build.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser_build.add_argument(
+        "--set",
+        dest="choices",
+        action=_Choice,
+        default={},
+        metavar="NAME=VALUE",
+        help="a field of the config, such as pooling_window=2 or embq_layer=[4,8]; can be repeated",
+    )
+    parser_build.set_defaults(run=build)
+
     parser_serve = commands.add_parser(
         "serve", parents=[loading], help="answer OpenAI's chat completions over HTTP, with the server of transformers"
     )
@@ -172,6 +212,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser_serve.set_defaults(run=serve)
     return parser
+
+
+class _Choice(argparse.Action):
+    """Collects `NAME=VALUE`, the value as JSON or else as text."""
+
+    def __call__(self, parser, namespace, argument, option_string=None):
+        name, equals, text = argument.partition("=")
+        if not equals or name not in FlashSlothConfig.__dataclass_fields__:
+            parser.error(f"{option_string} {argument}: expected NAME=VALUE with a field of FlashSlothConfig")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        setattr(namespace, self.dest, getattr(namespace, self.dest) | {name: value})
 
 
 def _positive(text: str) -> int:

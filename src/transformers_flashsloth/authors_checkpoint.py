@@ -71,9 +71,11 @@ VISION_FIELDS = (
 FIXED_FIELDS = (
     "embq_hidden_size",
     "embq_layer",
+    "image_size",
     "image_token_id",
     "lm_head_bias",
     "num_query_tokens",
+    "pooling",
     "pooling_dropout",
     "pooling_window",
     "projector_hidden_act",
@@ -211,7 +213,7 @@ def config_to_authors(config: PreTrainedConfig, image_hd: bool) -> dict:
         "torch_dtype": str(config.dtype or "float32").removeprefix("torch."),
         "use_mm_proj": True,
     }
-    fields = {name: getattr(vision, name) for name in VISION_FIELDS}
+    fields = {name: getattr(vision, name) for name in VISION_FIELDS} | {"num_hidden_layers": config.num_vision_layers}
     if fields != {name: getattr(default.vision_config, name) for name in VISION_FIELDS}:
-        authors["vision_config"] = fields | {"num_hidden_layers": vision.num_hidden_layers + 1}
+        authors["vision_config"] = fields | {"num_hidden_layers": config.num_vision_layers + 1}
     return dict(sorted(authors.items()))

@@ -8,11 +8,15 @@ Shape letters used throughout the package:
     D  decoder width (2560)       Dv vision width (1152)
 """
 
+from math import gcd
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .adapters_flashsloth import register_default_targets
 from .authors_checkpoint import config_from_authors, is_authors_config
+from .decoders import check_text_config, head_has_bias
+from .vision_towers import check_vision_config, native_view_size
 
 # The parts of the released FlashSloth-3.2B.
 PHI_2 = {
@@ -38,6 +42,7 @@ SIGLIP_SO400M = {
     "image_size": 384,
     "vision_use_head": False,
 }
+POOLINGS = ("attention", "average", "none")
 
 
 @strict
@@ -50,34 +55,48 @@ class FlashSlothConfig(PreTrainedConfig):
         text_config (`PreTrainedConfig` or `dict`, *optional*):
             The decoder. Phi-2 by default.
         vision_config (`PreTrainedConfig` or `dict`, *optional*):
-            The vision tower, holding only the layers that run. SigLIP so400m with 26 layers by default; the release
-            drops the 27th (`mm_vision_select_layer: -2`).
+            The vision tower. SigLIP so400m with 26 layers by default; the release drops the 27th
+            (`mm_vision_select_layer: -2`).
+        vision_feature_layer (`int`, defaults to -1):
+            The layer whose output is read, counted from the last one (-1) or from the embeddings (0); layers behind it
+            are not built. The output is taken as it is, before the tower's final norm, and without its class and
+            register tokens.
+        image_size (`int` or `list[int]`, *optional*):
+            Side, or height and width, of a view in pixels, where it is not the tower's own; the tower then
+            interpolates its position embeddings.
         image_token_id (`int`, defaults to 50297):
             Id of the image placeholder; an image takes V x T of them.
         query_token_id (`int`, defaults to 50295):
             Id of the query placeholder; every user turn ends with `num_query_tokens` of them.
         num_query_tokens (`int`, defaults to 9):
-            Q, the learned queries of a run (paper section 3.3).
+            Q, the learned queries of a run (paper section 3.3). With 0 there are neither queries nor an embedded query
+            module: the visual tokens are all that the decoder gets.
         query_init_token_id (`int`, *optional*, defaults to 764):
             Token whose embedding is added to every learned query (" ." in phi-2's vocabulary); `None` adds nothing.
         user_prefix_ids (`list[int]`, defaults to `[50296, 29904, 25]`):
-            Ids that open a user turn after an answer (`</s>`, "USER", ":"): the question begins behind them.
-        pooling_window (`int`, defaults to 3):
-            Side of the square window of patches that spatial attention pooling turns into one token.
+            Ids that open a user turn after an answer (`</s>`, "USER", ":"): the question begins behind them. None
+            (`[]`): a question without an image of its own begins behind the run before it.
+        pooling (`str`, defaults to `"attention"`):
+            How a window of patches becomes one token: `"attention"`, weighted by learned scores; `"average"`, all
+            alike; `"none"`, not at all, so that every patch is a token.
+        pooling_window (`int` or `list[int]`, defaults to 3):
+            Side, or height and width, of the window of patches that pooling turns into one token.
         pooling_dropout (`float`, defaults to 0.1):
             Dropout inside the scoring network of spatial attention pooling, in training only.
-        embq_layer (`int`, defaults to 7):
-            The embedded query module runs on the hidden states that enter the decoder layer of this index.
+        embq_layer (`int` or `list[int]`, defaults to 7):
+            The embedded query module runs on the hidden states that enter the decoder layer of this index. A list puts
+            a module of its own before each of its layers.
         embq_hidden_size (`int`, defaults to 576):
             Width of the embedded query module.
         embq_num_heads (`int`, *optional*):
-            Attention heads of the embedded query module; the decoder's number by default.
+            Attention heads of the embedded query module; by default the decoder's number, or the largest divisor of it
+            that fits.
         projector_hidden_act (`str`, defaults to `"gelu"`):
             Activation between the projector's two linears.
-        lm_head_bias (`bool`, defaults to `True`):
-            Whether the language head has a bias, as phi-2's has.
-        tie_word_embeddings (`bool`, defaults to `False`):
-            Whether the language head shares the input embeddings.
+        lm_head_bias (`bool`, *optional*):
+            Whether the language head has a bias; by default as the decoder's own, such as phi-2's, has.
+        tie_word_embeddings (`bool`, *optional*):
+            Whether the language head shares the input embeddings; by default as `text_config` says.
 
     Raises:
         ValueError: if two numbers do not fit each other; the message says what would fit.
@@ -97,19 +116,22 @@ class FlashSlothConfig(PreTrainedConfig):
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
+    vision_feature_layer: int = -1
+    image_size: int | list[int] | tuple[int, ...] | None = None
     image_token_id: int = 50297
     query_token_id: int = 50295
     num_query_tokens: int = 9
     query_init_token_id: int | None = 764
     user_prefix_ids: list[int] | tuple[int, ...] = (50296, 29904, 25)
-    pooling_window: int = 3
+    pooling: str = "attention"
+    pooling_window: int | list[int] | tuple[int, ...] = 3
     pooling_dropout: float | int = 0.1
-    embq_layer: int = 7
+    embq_layer: int | list[int] | tuple[int, ...] = 7
     embq_hidden_size: int = 576
     embq_num_heads: int | None = None
     projector_hidden_act: str = "gelu"
-    lm_head_bias: bool = True
-    tie_word_embeddings: bool = False
+    lm_head_bias: bool | None = None
+    tie_word_embeddings: bool | None = None
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -133,10 +155,17 @@ class FlashSlothConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.text_config = _as_config(self.text_config, PHI_2)
         self.vision_config = _as_config(self.vision_config, SIGLIP_SO400M)
+        check_text_config(self.text_config)
+        check_vision_config(self.vision_config)
+        if self.lm_head_bias is None:
+            self.lm_head_bias = head_has_bias(self.text_config)
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__post_init__(**kwargs)
         self.user_prefix_ids = list(self.user_prefix_ids)
         if self.embq_num_heads is None:
-            self.embq_num_heads = self.text_config.num_attention_heads
+            widths = (self.embq_hidden_size, self.vision_config.hidden_size)
+            self.embq_num_heads = gcd(self.text_config.num_attention_heads, *widths)
 
     def to_dict(self) -> dict:
         """As upstream's. PEFT reads a config this way before it chooses targets, and then finds ours."""
@@ -144,14 +173,38 @@ class FlashSlothConfig(PreTrainedConfig):
         return super().to_dict()
 
     @property
-    def patch_grid(self) -> int:
-        """Side of the square patch grid of a view (27)."""
-        return self.vision_config.image_size // self.vision_config.patch_size
+    def view_size(self) -> tuple[int, int]:
+        """Height and width of a view in pixels (384, 384)."""
+        return as_pair(native_view_size(self.vision_config) if self.image_size is None else self.image_size)
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch grid of a view (27, 27)."""
+        sizes = zip(self.view_size, as_pair(self.vision_config.patch_size), strict=True)
+        return tuple(pixels // patch for pixels, patch in sizes)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width, in patches, of what becomes one token (3, 3)."""
+        return (1, 1) if self.pooling == "none" else as_pair(self.pooling_window)
 
     @property
     def tokens_per_view(self) -> int:
         """T, what pooling leaves of a view (81)."""
-        return (self.patch_grid // self.pooling_window) ** 2
+        (rows, columns), (height, width) = self.patch_grid, self.window
+        return (rows // height) * (columns // width)
+
+    @property
+    def num_vision_layers(self) -> int:
+        """Layers of the vision tower that run (26)."""
+        layer, num_layers = self.vision_feature_layer, self.vision_config.num_hidden_layers
+        return layer if layer >= 0 else num_layers + 1 + layer
+
+    @property
+    def embq_layers(self) -> list[int]:
+        """The decoder layers that an embedded query module runs before; none without queries."""
+        layers = [self.embq_layer] if isinstance(self.embq_layer, int) else list(self.embq_layer)
+        return layers if self.num_query_tokens else []
 
     @property
     def num_hidden_layers(self) -> int:
@@ -164,31 +217,56 @@ class FlashSlothConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuses combinations that no model can be built from (called by `@strict` after construction)."""
-        for name in ("num_query_tokens", "pooling_window", "embq_hidden_size", "embq_num_heads"):
+        for name in ("embq_hidden_size", "embq_num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.patch_grid % self.pooling_window:
-            divisors = [n for n in range(1, self.patch_grid + 1) if self.patch_grid % n == 0]
+        if self.num_query_tokens < 0:
+            raise ValueError(f"`num_query_tokens` must be at least 0 (no queries), got {self.num_query_tokens}.")
+        self._validate_views()
+        self._validate_embq()
+        self._validate_token_ids()
+
+    def _validate_views(self):
+        num_layers = self.vision_config.num_hidden_layers
+        if not 0 <= self.num_vision_layers <= num_layers:
             raise ValueError(
-                f"`pooling_window`={self.pooling_window} does not tile the {self.patch_grid}x{self.patch_grid} patch "
-                f"grid of the vision tower; windows that do: {divisors}."
+                f"`vision_feature_layer`={self.vision_feature_layer} is no layer of the vision tower, which has "
+                f"{num_layers}; choose one of {-num_layers - 1} to {num_layers}."
             )
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"`pooling`={self.pooling!r} is unknown; choose one of {', '.join(POOLINGS)}.")
+        if min(self.patch_grid) < 1:
+            raise ValueError(
+                f"A view of {_by(self.view_size)} pixels has no patch of `patch_size`={self.vision_config.patch_size}."
+            )
+        if min(self.window) < 1 or any(n % w for n, w in zip(self.patch_grid, self.window, strict=True)):
+            divisors = [[n for n in range(1, side + 1) if side % n == 0] for side in self.patch_grid]
+            fitting = str(divisors[0]) if divisors[0] == divisors[1] else f"{divisors[0]} high, {divisors[1]} wide"
+            raise ValueError(
+                f"`pooling_window`={self.pooling_window} does not tile the {_by(self.patch_grid)} patch grid of the "
+                f"vision tower; windows that do: {fitting}."
+            )
+
+    def _validate_embq(self):
         num_layers = self.text_config.num_hidden_layers
-        if not 0 <= self.embq_layer < num_layers:
+        layers = [self.embq_layer] if isinstance(self.embq_layer, int) else list(self.embq_layer)
+        if not layers or len(set(layers)) < len(layers):
             raise ValueError(
-                f"`embq_layer`={self.embq_layer} is no layer of the decoder; choose one of 0 to {num_layers - 1}."
+                f"`embq_layer`={self.embq_layer} must name at least one layer, and each once; for no embedded query "
+                "module set `num_query_tokens=0`."
             )
-        for name, width in (("embq_hidden_size", self.embq_hidden_size), ("the vision width", self._vision_width)):
+        for layer in self.embq_layers:
+            if not 0 <= layer < num_layers:
+                raise ValueError(
+                    f"`embq_layer`={self.embq_layer} is no layer of the decoder; choose one of 0 to {num_layers - 1}."
+                )
+        vision_width = self.vision_config.hidden_size
+        for name, width in (("embq_hidden_size", self.embq_hidden_size), ("the vision width", vision_width)):
             if width % self.embq_num_heads:
                 raise ValueError(
                     f"`embq_num_heads`={self.embq_num_heads} does not divide {name} ({width}); "
-                    f"a number that divides both {self.embq_hidden_size} and {self._vision_width} fits."
+                    f"a number that divides both {self.embq_hidden_size} and {vision_width} fits."
                 )
-        self._validate_token_ids()
-
-    @property
-    def _vision_width(self) -> int:
-        return self.vision_config.hidden_size
 
     def _validate_token_ids(self):
         vocab_size = self.text_config.vocab_size
@@ -208,6 +286,23 @@ class FlashSlothConfig(PreTrainedConfig):
                 f"each other, from `query_init_token_id`={self.query_init_token_id} and from "
                 f"`user_prefix_ids`={self.user_prefix_ids}."
             )
+
+
+def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    """
+    A side, or a height and a width, as a height and a width.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2:
+        raise ValueError(f"A size is a number or a height and a width, got {size}.")
+    return pair
+
+
+def _by(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}x{pair[1]}"
 
 
 def _as_config(part: dict | PreTrainedConfig | None, default: dict) -> PreTrainedConfig:

@@ -1,6 +1,7 @@
-"""The seam: how the embedded query module gets inside a decoder that knows nothing of it."""
+"""The seam: how embedded query modules get inside a decoder that knows nothing of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,42 +11,45 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 CHECKPOINTS_HOOKS = "__call__" in vars(GradientCheckpointingLayer)
 
 
-def open_seam(decoder: nn.Module, layer_index: int) -> None:
+def open_seam(layers: nn.ModuleList, indices: Iterable[int]) -> None:
     """
-    Lets a call of `decoder` take `embq=`, a function of the hidden states `(B, L, D)` that enter the layer of this
-    index; the layer then reads what the function returns. Decoders of transformers hand keyword arguments they do not
-    know to each layer, and hooks take it from there: no decoder's loop is copied, and checkpoints keep their names.
+    Lets a call of the decoder that owns `layers` take `embq=`: for each layer of `indices` a function of the hidden
+    states `(B, L, D)` that enter it; the layer then reads what the function returns. Decoders of transformers hand
+    keyword arguments they do not know to each layer, and hooks take it from there: no decoder's loop is copied, and
+    checkpoints keep their names.
 
     EmbQ runs outside of the layer's gradient checkpoint: a re-entrant one would pass the graph of the image features
     twice.
 
     Args:
-        decoder (`nn.Module`): a text model of transformers with its layers in `layers`.
-        layer_index (`int`): the layer that EmbQ runs before.
+        layers (`nn.ModuleList`): the layers of a text model of transformers.
+        indices (`Iterable[int]`): the layers that an EmbQ runs before.
     """
-    for index, layer in enumerate(decoder.layers):
-        if index != layer_index:
+    indices = set(indices)
+    for index, layer in enumerate(layers):
+        if index not in indices:
             layer.register_forward_pre_hook(_drop_embq, with_kwargs=True)
         elif CHECKPOINTS_HOOKS:
+            layer.seam_index = index
             layer.__class__ = type(type(layer).__name__, (_RunsEmbQFirst, type(layer)), {})
         else:
-            layer.register_forward_pre_hook(_run_embq, with_kwargs=True)
+            layer.register_forward_pre_hook(partial(_run_embq, index), with_kwargs=True)
 
 
 class _RunsEmbQFirst:
     """Does for a layer what the hook does, before the layer's checkpoint begins."""
 
     def __call__(self, *args, **kwargs):
-        args, kwargs = _run_embq(self, args, kwargs) or (args, kwargs)
+        args, kwargs = _run_embq(self.seam_index, self, args, kwargs) or (args, kwargs)
         return super().__call__(*args, **kwargs)
 
 
-def _run_embq(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    embq: Callable[[torch.Tensor], torch.Tensor] | None = kwargs.get("embq")
+def _run_embq(index: int, layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    embq: dict[int, Callable[[torch.Tensor], torch.Tensor]] | None = kwargs.get("embq")
     if embq is None:
-        return None
+        return _drop_embq(layer, args, kwargs)
     hidden_states, *rest = args
-    return _drop_embq(layer, (embq(hidden_states), *rest), kwargs)
+    return _drop_embq(layer, (embq[index](hidden_states), *rest), kwargs)
 
 
 def _drop_embq(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:

@@ -3,7 +3,17 @@
 import torch
 from torch import nn
 
+from .configuration_flashsloth import FlashSlothConfig
 from .question_spans import QuerySpans
+
+
+def build_embq(config: FlashSlothConfig) -> nn.Module | None:
+    """One embedded query module, a list of them if `embq_layer` is a list, or none without queries."""
+    widths = (config.text_config.hidden_size, config.vision_config.hidden_size, config.embq_hidden_size)
+    modules = [EmbeddedQuery(*widths, config.embq_num_heads) for _ in config.embq_layers]
+    if not modules:
+        return None
+    return modules[0] if isinstance(config.embq_layer, int) else nn.ModuleList(modules)
 
 
 class QueryTokens(nn.Module):

@@ -21,9 +21,10 @@ class FlashSlothExplanation(ModelOutput):
     """
     Args:
         pooling_weights (`torch.Tensor`): spatial attention pooling's share of each patch in its window, float32,
-            `(N, V, grid, grid)`; every window sums to 1.
+            `(N, V, rows, columns)`; every window sums to 1.
         query_attention (`torch.Tensor`): each query's share of each patch, mean over the heads, float32,
-            `(N, R, Q, V, grid, grid)`. For the images of one row it sums to 1 over images, views and patches; it is 0
+            `(N, R, Q, V, rows, columns)`, mean over the embedded query modules too where there are several; `None`
+            without queries. For the images of one row it sums to 1 over images, views and patches; it is 0
             where the run stands before the image.
     """
 
@@ -48,13 +49,29 @@ def explain(
     """
     config = model.config
     images = model.get_image_features(pixel_values, return_dict=True)
-    outputs = model(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        mm_encoder_outputs={"image": images},
-        output_hidden_states=True,
-        use_cache=False,
-    )
+    entering = {}  # what each module reads; nothing without a query run
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args: entering.update({module: args[0]}))
+        for module in model.embq_modules
+    ]
+    try:
+        hidden_states = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            mm_encoder_outputs={"image": images},
+            use_cache=False,
+        ).last_hidden_state
+    finally:
+        for hook in hooks:
+            hook.remove()
+    patches = images.last_hidden_state  # (N, V*P, Dv)
+    rows, columns = config.patch_grid
+    views = (pixel_values.shape[1], rows, columns)
+    weights = model.multi_modal_projector.pooling.weights(patches.reshape(-1, rows * columns, patches.shape[-1]))
+    explanation = FlashSlothExplanation(pooling_weights=weights.reshape(-1, *views))
+    if model.embq is None:
+        return explanation
+
     spans = find_query_spans(
         input_ids,
         config,
@@ -62,14 +79,13 @@ def explain(
         num_images=pixel_values.shape[0],
         tokens_per_image=images.pooler_output.shape[1],
     )
-    patches = images.last_hidden_state  # (N, V*P, Dv)
-    attention = model.embq.attention_over_patches(outputs.hidden_states[config.embq_layer], patches, spans)
-    views = (pixel_values.shape[1], config.patch_grid, config.patch_grid)
-    weights = model.multi_modal_projector.pooling.weights(patches.reshape(-1, config.patch_grid**2, patches.shape[-1]))
-    return FlashSlothExplanation(
-        pooling_weights=weights.reshape(-1, *views),
-        query_attention=attention.mean(1).unflatten(1, (-1, config.num_query_tokens)).unflatten(3, views),
-    )
+    attentions = [
+        module.attention_over_patches(entering.get(module, hidden_states), patches, spans)  # (N, H, R*Q, V*P)
+        for module in model.embq_modules
+    ]
+    attention = torch.stack(attentions).mean(dim=(0, 2))  # (N, R*Q, V*P)
+    explanation.query_attention = attention.unflatten(1, (-1, config.num_query_tokens)).unflatten(3, views)
+    return explanation
 
 
 def draw_explanation(image: Image.Image, explanation: FlashSlothExplanation, index: int = 0) -> Image.Image:
@@ -86,9 +102,11 @@ def draw_explanation(image: Image.Image, explanation: FlashSlothExplanation, ind
         what each query reads. High definition is drawn from the view of the whole image.
     """
     pooling = explanation.pooling_weights[index, 0]
-    queries = explanation.query_attention[index, -1, :, 0]  # (Q, grid, grid)
-    panels = [("image", None), ("pooling", pooling), ("all queries", queries.mean(0))]
-    panels += [(f"query {number}", query) for number, query in enumerate(queries, start=1)]
+    panels = [("image", None), ("pooling", pooling)]
+    if explanation.query_attention is not None:
+        queries = explanation.query_attention[index, -1, :, 0]  # (Q, rows, columns)
+        panels += [("all queries", queries.mean(0))]
+        panels += [(f"query {number}", query) for number, query in enumerate(queries, start=1)]
 
     columns = 3
     rows = -(-len(panels) // columns)
@@ -114,7 +132,7 @@ def below_each_other(pictures: list[Image.Image]) -> Image.Image:
 
 
 def _overlay(base: Image.Image, heat: torch.Tensor) -> Image.Image:
-    """The image in grey under a map `(grid, grid)` of heat, scaled to its own maximum."""
+    """The image in grey under a map `(rows, columns)` of heat, scaled to its own maximum."""
     levels = (heat / heat.max().clamp(min=1e-9) * 255).round().to(torch.uint8).cpu().numpy()
     mask = Image.fromarray(levels).resize(base.size, Image.Resampling.NEAREST)
     colours = Image.merge("RGB", [mask.point(_ramp(channel)) for channel in range(3)])

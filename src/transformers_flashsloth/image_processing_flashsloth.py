@@ -11,8 +11,6 @@ from transformers.processing_utils import ImagesKwargs
 
 from .image_inputs import decode_array, decode_pil, flatten, read_images
 
-# Grey of the square that an HD image is centred on (released preprocessing: 255 times the mean, rounded down).
-PADDING_VALUE = 127
 # Pixels of that square in memory at once: the square of a 1 x 20,000 panorama has 400 million.
 STRIP_PIXELS = 2**24
 
@@ -144,7 +142,7 @@ class FlashSlothImageProcessor(_FlashSlothViews, PilBackend):
         for image in images:
             views.append(image.resize((size.width, size.height), resample) if do_resize else image)
             if image_hd:
-                square = _resize_on_square(image, 2 * size.width, 2 * size.height, resample)
+                square = _resize_on_square(image, 2 * size.width, 2 * size.height, resample, _grey(image_mean))
                 views.extend(_quarters(square, size.width, size.height))
         _check_equal_sizes([view.size for view in views])
         pixels = np.stack([np.atleast_3d(np.asarray(view, dtype=np.uint8)) for view in views])  # (N * V, H, W, C)
@@ -206,8 +204,9 @@ class FlashSlothImageProcessorTorchvision(_FlashSlothViews, TorchvisionBackend):
             if image_hd:
                 height, width = image.shape[1:]
                 left, top, side = _centre(width, height)
-                margins = (left, side - left - width, top, side - top - height)
-                square = torch.nn.functional.pad(image, margins, value=PADDING_VALUE)
+                grey = torch.tensor(_grey(image_mean)[: len(image)], dtype=image.dtype, device=image.device)
+                square = grey[:, None, None].repeat(1, side, side)  # (C, side, side)
+                square[:, top : top + height, left : left + width] = image
                 square = self.resize(square, SizeDict(height=2 * size.height, width=2 * size.width), resample)
                 views.extend(quarter for half in square.chunk(2, dim=1) for quarter in half.chunk(2, dim=2))
         _check_equal_sizes([view.shape for view in views])
@@ -224,14 +223,22 @@ def _centre(width: int, height: int) -> tuple[int, int, int]:
     return (side - width) // 2, (side - height) // 2, side
 
 
-def _resize_on_square(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Image.Image:
+def _grey(image_mean: float | list[float] | tuple[float, ...]) -> tuple[int, int, int]:
+    """The grey of the square that an HD image is centred on: 255 times the mean, rounded down, as released (127)."""
+    means = [image_mean] * 3 if isinstance(image_mean, (int, float)) else image_mean
+    return tuple(int(255 * mean) for mean in means)
+
+
+def _resize_on_square(
+    image: Image.Image, width: int, height: int, resample: Image.Resampling, grey: tuple[int, int, int]
+) -> Image.Image:
     """
     Centres an image on a grey square and resizes the square to `width` x `height`.
 
     Pillow resizes rows first and columns second; doing so in strips gives its pixels without the whole square.
     """
     left, top, side = _centre(*image.size)
-    grey = (PADDING_VALUE,) * len(image.getbands())
+    grey = grey[: len(image.getbands())]
     strip = max(1, STRIP_PIXELS // side)
 
     rows = Image.new(image.mode, (width, image.height))

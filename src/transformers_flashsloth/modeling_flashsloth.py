@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -26,9 +26,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .adapters_flashsloth import say_if_adapted
+from .backbones import assemble
 from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
-from .embedded_query import EmbeddedQuery, QueryTokens
+from .decoders import build_decoder, embedding_name, finish_logits, layers_of, undo_scale
+from .embedded_query import QueryTokens, build_embq
 from .explanation_flashsloth import FlashSlothExplanation, explain
 from .generation_flashsloth import FlashSlothGenerationMixin
 from .loading_flashsloth import check_before_loading, end_at_answers
@@ -39,6 +41,7 @@ from .prompt_memory import PromptMemory, recall, remember
 from .quantisation import decoder_only
 from .question_spans import find_query_spans
 from .sharded_parameters import gathers_by_itself
+from .vision_towers import build_tower, read_patches
 
 # Where the Auto classes find the models in the code that a saved checkpoint carries.
 AUTO_MAP = {
@@ -131,17 +134,17 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
 
     def __init__(self, config: FlashSlothConfig):
         super().__init__(config)
-        text_config, vision_config = config.text_config, config.vision_config
-        self.vision_tower = AutoModel.from_config(vision_config)
-        # SAP and EmbQ read the last layer as it is.
-        self.vision_tower.post_layernorm = nn.Identity()
-        self.multi_modal_projector = FlashSlothMultiModalProjector(config)
-        self.query_tokens = QueryTokens(config.num_query_tokens, text_config.hidden_size)
-        self.embq = EmbeddedQuery(
-            text_config.hidden_size, vision_config.hidden_size, config.embq_hidden_size, config.embq_num_heads
+        self.vision_tower = build_tower(
+            config.vision_config, config.num_vision_layers, config.view_size, config.patch_grid
         )
-        self.language_model = AutoModel.from_config(text_config)
-        open_seam(self.language_model, config.embq_layer)
+        self.multi_modal_projector = FlashSlothMultiModalProjector(config)
+        # Without queries there is none of these.
+        self.query_tokens = None
+        if config.num_query_tokens:
+            self.query_tokens = QueryTokens(config.num_query_tokens, config.text_config.hidden_size)
+        self.embq = build_embq(config)
+        self.language_model = build_decoder(config.text_config)
+        open_seam(layers_of(self.language_model), config.embq_layers)
         self.post_init()
 
     def train(self, mode: bool = True):
@@ -167,17 +170,17 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         Raises:
             ValueError: if `pixel_values` has another shape.
         """
-        size = self.config.vision_config.image_size
-        if pixel_values.ndim != 5 or pixel_values.shape[2:] != (3, size, size):
+        size = (3, *self.config.view_size)
+        if pixel_values.ndim != 5 or pixel_values.shape[2:] != size:
             raise ValueError(
-                f"`pixel_values` must have the shape (images, views, 3, {size}, {size}), got "
+                f"`pixel_values` must have the shape (images, views, {', '.join(map(str, size))}), got "
                 f"{tuple(pixel_values.shape)}. Make it with FlashSlothProcessor or FlashSlothImageProcessor."
             )
         num_views = pixel_values.shape[1]
         pixel_values = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)  # (N*V, 3, H, W)
-        outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
+        patches, outputs = read_patches(self.vision_tower, pixel_values, self.config.patch_grid, **kwargs)
         # The tower may have a dtype of its own.
-        patches = outputs.last_hidden_state.to(self.query_tokens.weight.dtype)  # (N*V, P, Dv)
+        patches = patches.to(self.multi_modal_projector.linear_1.weight.dtype)  # (N*V, P, Dv)
         tokens = self.multi_modal_projector(patches)  # (N*V, T, D)
         return BaseModelOutputWithPooling(
             last_hidden_state=patches.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*P, Dv)
@@ -242,15 +245,16 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             tokens_per_image = images.pooler_output.shape[1]
             features = images.last_hidden_state.to(inputs_embeds.device)  # (N, V*P, Dv)
             tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
+            tokens = undo_scale(tokens, self.config.text_config)
             is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)  # (B, L, 1)
             inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
-        if max_runs or self.training:
+        if self.query_tokens is not None and (max_runs or self.training):
             inputs_embeds = self._put_queries(input_ids, inputs_embeds)
 
         prompt = PromptMemory(input_ids, features, tokens_per_image)
         if earlier := recall(past_key_values, input_ids, self.config.image_token_id):
             prompt = earlier.and_then(prompt, self.config.image_token_id)
-        if prompt.image_features is not None and (max_runs or unseen or self.training):
+        if prompt.image_features is not None and self.embq is not None and (max_runs or unseen or self.training):
             spans = find_query_spans(
                 prompt.input_ids,
                 self.config,
@@ -259,7 +263,10 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                 tokens_per_image=prompt.tokens_per_image,
                 num_cached=prompt.input_ids.shape[1] - input_ids.shape[1],
             )
-            kwargs["embq"] = partial(self.embq, image_features=prompt.image_features, spans=spans)
+            kwargs["embq"] = {
+                layer: partial(module, image_features=prompt.image_features, spans=spans)
+                for layer, module in zip(self.config.embq_layers, self.embq_modules, strict=True)
+            }
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -278,6 +285,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             image_hidden_states=image_hidden_states,
         )
 
+    @property
+    def embq_modules(self) -> list[nn.Module]:
+        """The embedded query modules, as many as `config.embq_layers`."""
+        if self.embq is None:
+            return []
+        return list(self.embq) if isinstance(self.embq, nn.ModuleList) else [self.embq]
+
     def _put_queries(self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Puts the learned queries at the query placeholders of `(B, L, D)`."""
         is_query = input_ids == self.config.query_token_id
@@ -292,19 +306,18 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         """Whether a prompt of text alone runs every module: in training, and where other ranks wait for that."""
         if self.training or input_ids.shape[1] == 1 or torch.compiler.is_compiling():
             return self.training
-        others_wait = gathers_by_itself(self.vision_tower, self.multi_modal_projector, self.embq)
+        others_wait = gathers_by_itself(self.vision_tower, self.multi_modal_projector, *self.embq_modules)
         return others_wait and (past_key_values is None or past_key_values.get_seq_length() == 0)
 
     def _unseen_image(self, inputs_embeds: torch.Tensor) -> BaseModelOutputWithPooling:
         """One blank image that no placeholder stands for: it gives every parameter a gradient, of zero."""
-        size = self.config.vision_config.image_size
-        return self.get_image_features(inputs_embeds.new_zeros((1, 1, 3, size, size)), return_dict=True)
+        blank = inputs_embeds.new_zeros((1, 1, 3, *self.config.view_size))
+        return self.get_image_features(blank, return_dict=True)
 
 
 class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGenerationMixin):
     """FlashSloth with its language head: answers questions about images."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: FlashSlothConfig):
@@ -313,7 +326,26 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         text_config = config.text_config
         self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
         self.register_forward_pre_hook(ignore_placeholders_first, with_kwargs=True)
+        embeddings = f"model.language_model.{embedding_name(self.model.language_model)}.weight"
+        self._tied_weights_keys = {"lm_head.weight": embeddings}
+        self._is_stateful = self.model.language_model._is_stateful
         self.post_init()
+
+    @classmethod
+    def from_backbones(cls, text: str, vision: str, *, dtype: str = "auto", **choices):
+        """
+        Builds an untrained FlashSloth of a decoder and a vision tower, which keep their weights; see
+        `backbones.assemble` for the arguments and errors, and [`FlashSlothProcessor.from_backbones`].
+
+        Example:
+
+        ```python
+        >>> backbones = ("HuggingFaceTB/SmolLM2-135M-Instruct", "google/siglip-base-patch16-384")
+        >>> model = FlashSlothForConditionalGeneration.from_backbones(*backbones, pooling_window=4)
+        >>> processor = FlashSlothProcessor.from_backbones(*backbones, pooling_window=4)
+        ```
+        """
+        return assemble(cls, text, vision, dtype=dtype, **choices)
 
     def get_image_features(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
@@ -363,7 +395,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = finish_logits(self.lm_head(outputs.last_hidden_state[:, kept]), self.config.text_config)
 
         loss = None
         if labels is not None:

@@ -1,20 +1,25 @@
-"""The projector: spatial attention pooling and two linears turn the patches of a view into tokens of the decoder."""
+"""The projector: pooling and two linears turn the patches of a view into tokens of the decoder."""
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
 from .configuration_flashsloth import FlashSlothConfig
-from .spatial_attention_pooling import SpatialAttentionPooling
+from .spatial_attention_pooling import SpatialAttentionPooling, SpatialAveragePooling
 
 
 class FlashSlothMultiModalProjector(nn.Module):
-    """Spatial attention pooling, then two linears with an activation between: patches become decoder tokens."""
+    """Pooling, then two linears with an activation between: patches become decoder tokens."""
 
     def __init__(self, config: FlashSlothConfig):
         super().__init__()
         vision_width, width = config.vision_config.hidden_size, config.text_config.hidden_size
-        self.pooling = SpatialAttentionPooling(vision_width, config.pooling_window, config.pooling_dropout)
+        if config.pooling == "attention":
+            self.pooling = SpatialAttentionPooling(
+                vision_width, config.window, config.patch_grid, config.pooling_dropout
+            )
+        else:  # without pooling the window is a single patch
+            self.pooling = SpatialAveragePooling(config.window, config.patch_grid)
         self.linear_1 = nn.Linear(vision_width, width)
         self.act = ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Linear(width, width)

@@ -36,14 +36,14 @@ def check_placeholders(
     Raises:
         ValueError: if images and image placeholders do not match, or a query run is cut.
     """
-    num_queries = config.num_query_tokens
+    num_queries = max(config.num_query_tokens, 1)
     if images is None and input_ids.shape[1] == 1:
         return 0  # a decoding step
     if torch.compiler.is_compiling():
         return input_ids.shape[1] // (num_queries + 1) + 1
 
     num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
-    is_query = input_ids == config.query_token_id
+    is_query = (input_ids == config.query_token_id) & (config.num_query_tokens > 0)
     images_of_row = (input_ids == config.image_token_id).sum(1)  # (B,)
     queries = is_query.cumsum(1)  # (B, L)
     # Within a run each query but the first follows another one.

@@ -26,7 +26,10 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from .authors_checkpoint import hub_options
 from .authors_processor import read_authors_processor
+from .backbones import pixel_options, plan
+from .configuration_flashsloth import as_pair
 from .image_inputs import flatten
+from .image_processing_flashsloth import FlashSlothImageProcessor
 from .placeholder_labels import FlashSlothBatch
 from .video_inputs import list_videos
 from .video_processing_flashsloth import FlashSlothVideoProcessor
@@ -68,11 +71,13 @@ class FlashSlothProcessor(ProcessorMixin):
             Stands for a video in a prompt's text, and is no token; becomes a label and an image for each frame. Not the
             default: as for `image_token`.
         num_query_tokens (`int`, defaults to 9):
-            Learned queries of a turn, as in the model's config.
-        patch_size (`int`, defaults to 14):
-            Side of a patch of the vision tower, in pixels.
-        pooling_window (`int`, defaults to 3):
-            Side of the window of patches that becomes one token, as in the model's config.
+            Learned queries of a turn, as in the model's config. With 0 query placeholders become nothing, and the
+            tokenizer needs none.
+        patch_size (`int` or `list[int]`, defaults to 14):
+            Side, or height and width, of a patch of the vision tower, in pixels.
+        pooling_window (`int` or `list[int]`, defaults to 3):
+            Side, or height and width, of the window of patches that becomes one token, as in the model's config; 1
+            where nothing is pooled.
         chat_template (`str`, *optional*):
             Jinja template of a conversation; by default that of the release, in `chat_template.jinja`.
 
@@ -109,8 +114,8 @@ class FlashSlothProcessor(ProcessorMixin):
         image_token: str = "<image>",
         query_token: str = "<learnable>",
         num_query_tokens: int = 9,
-        patch_size: int = 14,
-        pooling_window: int = 3,
+        patch_size: int | list[int] = 14,
+        pooling_window: int | list[int] = 3,
         video_token: str = "<video>",
         chat_template: str | None = None,
         **kwargs,
@@ -120,7 +125,8 @@ class FlashSlothProcessor(ProcessorMixin):
         if video_processor is None and image_processor is not None:
             video_processor = FlashSlothVideoProcessor.like(image_processor)
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
-        missing = [token for token in (image_token, query_token) if token not in tokenizer.added_tokens_encoder]
+        needed = (image_token, query_token) if num_query_tokens else (image_token,)
+        missing = [token for token in needed if token not in tokenizer.added_tokens_encoder]
         if missing:
             raise ValueError(
                 f"The tokenizer has no token {' and no token '.join(missing)}. Add what is missing with "
@@ -168,6 +174,34 @@ class FlashSlothProcessor(ProcessorMixin):
         if not isinstance(argument, VideoProcessorMixin):
             raise TypeError(f"`video_processor` must be a video processor, got {type(argument).__name__}.")
         return VideoProcessorMixin
+
+    @classmethod
+    def from_backbones(cls, text: str, vision: str, *, image_hd: bool = False, **choices):
+        """
+        The processor of [`FlashSlothForConditionalGeneration.from_backbones`] for the same arguments: the decoder's
+        tokenizer with placeholders added, its own chat template extended by images and queries (the release's where it
+        has none), and views of the size and with the mean and deviation of the vision tower.
+
+        Args:
+            text, vision (`str`): directories or Hub ids.
+            image_hd (`bool`, defaults to `False`): whether images are read in high definition.
+            choices: as for the model.
+        """
+        config, tokenizer, chat_template = plan(text, vision, **choices)
+        height, width = config.view_size
+        image_processor = FlashSlothImageProcessor(
+            size={"height": height, "width": width},
+            image_hd=image_hd,
+            **pixel_options(vision, choices.get("vision_options")),
+        )
+        return cls(
+            image_processor,
+            tokenizer,
+            num_query_tokens=config.num_query_tokens,
+            patch_size=config.vision_config.patch_size,
+            pooling_window=1 if config.pooling == "none" else config.pooling_window,
+            chat_template=chat_template,
+        )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As upstream's, but leaves the processor as it was, without upstream's note on where its code lies."""
@@ -331,7 +365,10 @@ class FlashSlothProcessor(ProcessorMixin):
         input_ids = text_inputs["input_ids"]
         if not isinstance(input_ids, list):
             input_ids = input_ids.tolist()
-        for token, token_id in ((self.image_token, self.image_token_id), (self.query_token, self.query_token_id)):
+        placeholders = [(self.image_token, self.image_token_id)]
+        if self.num_query_tokens:
+            placeholders.append((self.query_token, self.query_token_id))
+        for token, token_id in placeholders:
             needed = [sample.count(token) for sample in text]
             kept = [ids.count(token_id) for ids in input_ids]
             if kept != needed:
@@ -355,14 +392,14 @@ class FlashSlothProcessor(ProcessorMixin):
         return (5 if image_hd else 1) * self._tokens_per_view(size["height"], size["width"])
 
     def _tokens_per_view(self, height: int, width: int) -> int:
-        rows = height // self.patch_size // self.pooling_window
-        columns = width // self.patch_size // self.pooling_window
-        if rows * columns == 0:
+        patch, window = as_pair(self.patch_size), as_pair(self.pooling_window)
+        tokens = (height // patch[0] // window[0]) * (width // patch[1] // window[1])
+        if tokens == 0:
             raise ValueError(
                 f"A view of {height} x {width} pixels leaves no token: it needs at least "
-                f"{self.patch_size * self.pooling_window} pixels a side."
+                f"{patch[0] * window[0]} x {patch[1] * window[1]} pixels."
             )
-        return rows * columns
+        return tokens
 
 
 __all__ = ["FlashSlothProcessor"]

@@ -48,7 +48,7 @@ def question_starts(
     """
     image_ends = is_image & ~shift(is_image, -1)
     starts = shift(image_ends, 2)
-    header = torch.ones_like(is_image)
+    header = torch.full_like(is_image, bool(user_prefix_ids))
     for distance, token_id in enumerate(reversed(user_prefix_ids), start=1):
         if distance == len(user_prefix_ids):
             input_ids = _through_padding(input_ids, pad_token_id)

@@ -1,0 +1,175 @@
+"""What differs from vision tower to vision tower: tokens that are no patches, final norms, what images look like."""
+
+from copy import deepcopy
+from math import isqrt
+
+import torch
+from torch import nn
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+# Families with a patch grid whose class, register and distillation tokens stand before the patches. What is not here
+# is tried out at construction.
+KNOWN = (
+    "aimv2_vision_model",
+    "clip_vision_model",
+    "deit",
+    "dinov2",
+    "dinov2_with_registers",
+    "dinov3_vit",
+    "siglip2_vision_model",
+    "siglip_vision_model",
+    "vit",
+)
+REFUSED = {
+    "vit_mae": "it hides a random part of the patches",
+    "yolos": "its detection tokens stand behind the patches",
+}
+# Behind the last layer; features are read before them.
+FINAL_NORMS = ("post_layernorm", "layernorm", "norm", "rms_norm")
+# Switches of heads that read them.
+HEADS = ("use_head", "vision_use_head")
+# Takes patches, in rows and columns, and not images.
+TAKES_PATCHES = ("siglip2_vision_model",)
+# Positions are computed for any image; these have no switch for it.
+INTERPOLATES_ALWAYS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "siglip2_vision_model")
+
+
+def check_vision_config(config: PreTrainedConfig) -> None:
+    """Raises ValueError, with the reason, for a tower whose config says that FlashSloth cannot be built on it."""
+    if config.model_type in REFUSED:
+        raise _refusal(config, REFUSED[config.model_type])
+    if hasattr(config, "vision_config"):
+        raise _refusal(config, "it is a model of several parts: pass its `vision_config` alone")
+    if type(config) not in MODEL_MAPPING and not hasattr(config, "auto_map"):
+        raise _refusal(config, "transformers has no AutoModel for it")
+    for name in ("hidden_size", "num_hidden_layers", "patch_size"):
+        if not isinstance(getattr(config, name, None), (int, list, tuple)):
+            raise _refusal(config, f"its config does not say `{name}`, so it has no grid of patches of one size")
+
+
+def native_view_size(config: PreTrainedConfig) -> int | list[int] | tuple[int, ...]:
+    """Side, or height and width, in pixels, of the images that the tower was made for."""
+    size = getattr(config, "image_size", None)
+    if size is not None:
+        return size
+    if getattr(config, "num_patches", None) is None:
+        raise _refusal(config, "its config does not say `image_size`")
+    return isqrt(config.num_patches) * config.patch_size  # SigLIP 2
+
+
+def build_tower(
+    config: PreTrainedConfig, num_layers: int, view_size: tuple[int, int], grid: tuple[int, int]
+) -> PreTrainedModel:
+    """
+    Builds the first `num_layers` layers of a vision tower, with new weights, without anything behind them.
+
+    Args:
+        config (`PreTrainedConfig`): of the whole tower.
+        num_layers (`int`): layers to build.
+        view_size (`tuple[int, int]`): height and width of a view in pixels.
+        grid (`tuple[int, int]`): rows and columns of its patches.
+
+    Raises:
+        ValueError: with the reason, if the tower's features are no grid of patches.
+    """
+    config = config_of_layers(config, num_layers)
+    try:
+        tower = cut_tower(AutoModel.from_config(config))
+    except TypeError as error:
+        raise _refusal(
+            config,
+            f"it cannot be built with an `image_size` of {config.image_size} ({error}). Where its images are not "
+            "square, give it one number and name height and width in FlashSlothConfig's own `image_size`",
+        ) from error
+    square = view_size[0] == view_size[1]
+    if config.model_type not in KNOWN or not (square or config.model_type in TAKES_PATCHES):
+        _try_out(config, view_size, grid)
+    return tower
+
+
+def config_of_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
+    """The config of a tower's first `num_layers` layers, without a head."""
+    config = deepcopy(config)
+    config.num_hidden_layers = num_layers
+    for name in HEADS:
+        setattr(config, name, False)
+    return config
+
+
+def cut_tower(tower: PreTrainedModel) -> PreTrainedModel:
+    """Takes what stands behind the last layer off a tower, and returns it."""
+    for name in FINAL_NORMS:
+        if isinstance(getattr(tower, name, None), nn.Module):
+            setattr(tower, name, nn.Identity())
+    if isinstance(getattr(tower, "pooler", None), nn.Module):
+        tower.pooler = None
+    for name, parameter in tower.named_parameters():
+        if name.endswith("mask_token"):
+            parameter.requires_grad_(False)  # of pre-training alone
+    return tower
+
+
+def read_patches(
+    tower: PreTrainedModel, views: torch.Tensor, grid: tuple[int, int], **kwargs
+) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
+    """
+    Runs a tower.
+
+    Args:
+        tower (`PreTrainedModel`): as `build_tower` makes it.
+        views (`torch.Tensor`): `(views, 3, H, W)`.
+        grid (`tuple[int, int]`): rows and columns of patches of a view.
+
+    Returns:
+        the patch features, row by row, `(views, P, Dv)`, and all that the tower returned.
+
+    Raises:
+        ValueError: if the tower gives fewer features than there are patches.
+    """
+    kind = tower.config.model_type
+    num_patches = grid[0] * grid[1]
+    if kind in TAKES_PATCHES:
+        inputs = _as_patches(views, grid, tower.config.patch_size)
+    else:
+        inputs = {"pixel_values": views}
+        native = getattr(tower.config, "image_size", None)
+        native = (native, native) if isinstance(native, int) else tuple(native)
+        if native != tuple(views.shape[2:]) and kind not in INTERPOLATES_ALWAYS:
+            inputs["interpolate_pos_encoding"] = True
+    outputs = tower(**inputs, return_dict=True, **kwargs)
+    features = outputs.last_hidden_state  # (views, class and register tokens + P, Dv)
+    if features.ndim != 3 or len(features) != len(views) or features.shape[1] < num_patches:
+        shape = tuple(features.shape)
+        raise _refusal(
+            tower.config, f"its features have the shape {shape} for {len(views)} views of {grid[0]}x{grid[1]} patches"
+        )
+    return features[:, -num_patches:], outputs
+
+
+def _as_patches(views: torch.Tensor, grid: tuple[int, int], side: int) -> dict[str, torch.Tensor]:
+    """What SigLIP 2 takes: patches `(views, P, side * side * 3)`, all of them visible, and the grid of each view."""
+    rows, columns = grid
+    views = views[:, :, : rows * side, : columns * side]
+    patches = views.unflatten(2, (rows, side)).unflatten(4, (columns, side))  # (views, 3, rows, side, columns, side)
+    patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    shapes = torch.tensor([grid], device=views.device).expand(len(views), 2)
+    visible = torch.ones(patches.shape[:2], dtype=torch.long, device=views.device)
+    return {"pixel_values": patches, "pixel_attention_mask": visible, "spatial_shapes": shapes}
+
+
+@torch.no_grad()
+def _try_out(config: PreTrainedConfig, view_size: tuple[int, int], grid: tuple[int, int]) -> None:
+    """Runs a tower on shapes alone, to see whether its features are a grid of patches."""
+    try:
+        with torch.device("meta"):
+            tower = AutoModel.from_config(config)
+            features, _ = read_patches(tower, torch.zeros((2, 3, *view_size), dtype=tower.dtype), grid)
+    except Exception as error:
+        raise _refusal(config, f"it does not run on views of {view_size} pixels: {error}") from error
+    if features.shape[-1] != config.hidden_size:
+        raise _refusal(config, f"its features are {features.shape[-1]} wide, but its config says {config.hidden_size}")
+
+
+def _refusal(config: PreTrainedConfig, reason: str) -> ValueError:
+    return ValueError(f"FlashSloth cannot be built on a vision tower of the type {config.model_type!r}: {reason}.")

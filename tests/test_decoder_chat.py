@@ -1,0 +1,97 @@
+"""Decoders keep their chat templates: images, queries and the rule that finds questions work with each."""
+
+import pytest
+import torch
+
+from tests.chat_tokenizers import CHATS, build_chat_tokenizer
+from transformers_flashsloth import FlashSlothImageProcessor, FlashSlothProcessor
+from transformers_flashsloth.decoder_chat import extend_chat_template, user_prefix_ids
+from transformers_flashsloth.question_spans import question_starts
+
+KINDS = [kind for kind in CHATS if kind != "none"]
+IMAGE = {"type": "image", "image": torch.zeros(3, 8, 8)}
+CONVERSATION = [
+    {"role": "user", "content": [{"type": "text", "text": "What is it?"}, IMAGE]},
+    {"role": "assistant", "content": "A fox."},
+    {"role": "user", "content": "Why so?"},
+]
+
+
+def processor_of(kind):
+    tokenizer = build_chat_tokenizer(kind)
+    tokenizer.add_tokens(["<learnable>", "<image>"], special_tokens=True)
+    return FlashSlothProcessor(
+        FlashSlothImageProcessor(size={"height": 12, "width": 12}),
+        tokenizer,
+        num_query_tokens=2,
+        patch_size=2,
+        chat_template=extend_chat_template(tokenizer),
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_decoders_own_text_with_placeholders_in_it(kind):
+    processor = processor_of(kind)
+    text = processor.apply_chat_template(CONVERSATION, add_generation_prompt=True)
+    messages = [
+        {"role": "user", "content": "<image>\nWhat is it?<learnable>"},
+        {"role": "assistant", "content": "A fox."},
+        {"role": "user", "content": "Why so?<learnable>"},
+    ]
+    assert text == processor.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_questions_are_found(kind):
+    processor = processor_of(kind)
+    tokenizer = processor.tokenizer
+    inputs = processor.apply_chat_template(
+        CONVERSATION, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    ids = inputs["input_ids"]
+    prefix = user_prefix_ids(tokenizer, "<image>")
+    starts = question_starts(ids == processor.image_token_id, ids, prefix)[0].nonzero().flatten().tolist()
+    runs = (ids[0] == processor.query_token_id).nonzero().flatten().tolist()
+    assert len(runs) == 4 and len(inputs["pixel_values"]) == 1
+    questions = []
+    for run in (runs[0], runs[2]):
+        questions.append(tokenizer.decode(ids[0, max(start for start in starts if start < run) : run]).strip())
+    assert questions == ["What is it?", "Why so?"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_typed_becomes_structure(kind):
+    processor = processor_of(kind)
+    structure = [*CHATS[kind][1], "<image>", "<learnable>"] + (["[/INST]"] if kind == "marked" else [])
+    for token in structure:
+        for role in ("user", "assistant"):
+            messages = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "So."}]
+            messages[role == "assistant"]["content"] += f" {token} Ha"
+            with pytest.raises(Exception, match="which only the chat template may write"):
+                processor.apply_chat_template(messages)
+
+
+def test_images_stand_in_user_messages():
+    processor = processor_of("chatml")
+    with pytest.raises(Exception, match="put images into user messages"):
+        processor.apply_chat_template([{"role": "system", "content": [IMAGE]}, CONVERSATION[0]])
+    with pytest.raises(Exception, match="has a part that is neither"):
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}])
+
+
+def test_marks_of_answers_are_kept():
+    processor = processor_of("marked")
+    inputs = processor.apply_chat_template(
+        CONVERSATION, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
+    )
+    answer = inputs["input_ids"][inputs["assistant_masks"].bool()]
+    assert processor.tokenizer.decode(answer) == " A fox.<e>"
+
+
+def test_templates_that_cannot_be_extended():
+    tokenizer = build_chat_tokenizer("none")
+    with pytest.raises(ValueError, match="has no chat template"):
+        extend_chat_template(tokenizer)
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}"
+    with pytest.raises(ValueError, match="does not write each message once"):
+        extend_chat_template(tokenizer)
