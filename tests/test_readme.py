@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, SiglipVisionModel
+
+from tests.chat_tokenizers import build_chat_tokenizer
+from tests.tiny_backbones import TEXT, VISION, small
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "src/transformers_flashsloth/examples"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -30,10 +35,35 @@ def run(command: list[str], stdin: str = "") -> str:
 
 
 @pytest.fixture
-def run_here(tmp_path, authors_directory):
-    """Runs a command of the README in this environment, with a tiny checkpoint for the authors' and a picture."""
-    stand_ins = {
-        "photo.jpg": ROOT / "src/transformers_flashsloth/examples/fox.png",
+def questions(tmp_path):
+    """A table of two questions about pictures that ship with the package."""
+    table = tmp_path / "questions.csv"
+    table.write_text("image,question,answer\nfox.png,What is this?,fox\nshapes.png,What color is the triangle?,red\n")
+    return table
+
+
+@pytest.fixture
+def backbones(tmp_path):
+    """Names in the README and directories with tiny models that stand for them."""
+    text, vision = tmp_path / "text", tmp_path / "vision"
+    sizes = TEXT | {"vocab_size": 300, "max_position_embeddings": 256}
+    AutoModelForCausalLM.from_config(small("llama", sizes)).save_pretrained(text)
+    build_chat_tokenizer("chatml").save_pretrained(text)
+    SiglipVisionModel(small("siglip_vision_model", VISION | {"image_size": 24, "patch_size": 2})).save_pretrained(
+        vision
+    )
+    return {"HuggingFaceTB/SmolLM2-135M-Instruct": text, "google/siglip-base-patch16-384": vision}
+
+
+@pytest.fixture
+def run_here(tmp_path, authors_directory, questions, backbones):
+    """Runs a command of the README in this environment, with tiny checkpoints and pictures for those it names."""
+    stand_ins = backbones | {
+        "adapter": tmp_path / "adapter",
+        "images": EXAMPLES,
+        "questions.csv": questions,
+        "untrained": tmp_path / "untrained",
+        "photo.jpg": EXAMPLES / "fox.png",
         "flashsloth-3.2b": tmp_path / "converted",
         "Tongbo/FlashSloth-3.2B": authors_directory,
     }
@@ -47,7 +77,7 @@ def run_here(tmp_path, authors_directory):
 
 
 def test_every_command_is_tested():
-    kinds = ("make ", ".venv/bin/flashsloth ", ".venv/bin/python conversion/", ".venv/bin/python -m conversion.")
+    kinds = ("make ", ".venv/bin/flashsloth ", ".venv/bin/python conversion/", ".venv/bin/python -m ")
     assert set(commands(*kinds, ".venv/bin/pip install ")) == set(COMMANDS)
 
 
@@ -86,6 +116,28 @@ def test_python_answers(snippet):
 @pytest.mark.parametrize("command", commands(".venv/bin/python conversion/"))
 def test_conversion_runs(command, run_here):
     assert "equal" in run_here(command)
+
+
+@pytest.mark.parametrize("command", commands(".venv/bin/flashsloth build"))
+def test_build_writes_a_model(command, run_here, tmp_path):
+    run_here(command)
+    assert (tmp_path / "untrained" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", commands(".venv/bin/python -m transformers_flashsloth."))
+def test_recipes_train(command, run_here, tmp_path):
+    pytest.importorskip("trl")
+    run_here(f"{command} --max_steps 1 --report_to none --use_cpu")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("snippet", [block for block in blocks("py") if "SFTTrainer" in block])
+def test_python_trains(snippet, questions, tmp_path):
+    pytest.importorskip("trl")
+    for name, path in {"adapter": tmp_path / "adapter", "images": EXAMPLES, "questions.csv": questions}.items():
+        snippet = snippet.replace(f'"{name}"', repr(str(path)))
+    run([sys.executable, "-c", snippet.replace("max_length=None", "max_length=None, max_steps=1, use_cpu=True")])
+    assert (tmp_path / "adapter" / "checkpoint-1" / "adapter_model.safetensors").exists()
 
 
 @pytest.mark.parametrize("command", commands(".venv/bin/python -m conversion."))

@@ -15,7 +15,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # `transformers` has it with torchvision
 
-from .adapters_flashsloth import DORA_SAVED_TO_LOADED
+from .adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, DORA_SAVED_TO_LOADED, OUTSIDE_THE_DECODER
 from .authors_auto import AuthorsModel, AuthorsProcessor
 from .authors_checkpoint import AUTHORS_TO_OURS
 from .configuration_flashsloth import FlashSlothConfig
@@ -59,6 +59,9 @@ AutoProcessor.register(PhiConfig, AuthorsProcessor, exist_ok=True)
 __version__ = "0.1.0"
 
 __all__ = [
+    "COMPRESSOR_MODULES",
+    "DECODER_LINEARS",
+    "OUTSIDE_THE_DECODER",
     "FlashSlothConfig",
     "FlashSlothForConditionalGeneration",
     "FlashSlothImageProcessor",

@@ -10,16 +10,20 @@ Lists of names such as `["q_proj", "v_proj"]` and PEFT's `"all-linear"` match li
 too; `exclude_modules=OUTSIDE_THE_DECODER` keeps those out.
 """
 
+import re
 import sys
 
 from torch import nn
 from transformers.utils import logging
 
+from .decoders import LAYER_LISTS
+
 logger = logging.get_logger(__name__)
 
 # Regular expressions over module names, as PEFT takes them; the leaf names are those of transformers' decoders.
-_IN_DECODER = r"(?:.*\.)?language_model\.layers\.\d+\.(?:.*\.)?"
-DECODER_LINEARS = _IN_DECODER + r"(?:\w*_proj|fc\d|dense(?:_\w+)?|query_key_value|c_fc)"
+_LAYERS = "|".join(map(re.escape, LAYER_LISTS))
+_IN_DECODER = rf"(?:.*\.)?language_model\.(?:{_LAYERS})\.\d+\.(?:.*\.)?"
+DECODER_LINEARS = _IN_DECODER + r"(?:\w*_proj|fc\d|fc_\w+|w\d|dense(?:_\w+)?|query_key_value|c_fc)"
 OUTSIDE_THE_DECODER = r"(?:.*\.)?(?:vision_tower|multi_modal_projector|embq)\..*"
 # SAP and the projector, the learned queries, and the embedded query module.
 COMPRESSOR_MODULES = ["multi_modal_projector", "query_tokens", "embq"]

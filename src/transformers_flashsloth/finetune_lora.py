@@ -25,6 +25,7 @@ import torch
 from peft import LoraConfig
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
+from .adapters_flashsloth import COMPRESSOR_MODULES
 from .conversation import DEFAULT_CHECKPOINT, InputError
 from .modeling_flashsloth import FlashSlothForConditionalGeneration
 from .training_arguments import DataArguments, has_bfloat16, parse_arguments, run_command
@@ -37,7 +38,6 @@ DEFAULTS = {
     "learning_rate": 2e-4,
     "output_dir": "adapter",
 }
-COMPRESSOR = ["multi_modal_projector", "query_tokens", "embq"]  # SAP is in the projector
 
 
 @dataclass
@@ -69,12 +69,9 @@ def lora_config(
     model: FlashSlothForConditionalGeneration, script: LoraArguments, model_args: ModelConfig
 ) -> LoraConfig:
     """The flags as PEFT's config; targets are the decoder's linears if none are given, never the vision tower."""
-    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     targets = model_args.lora_target_modules
-    if targets is None:
-        leaves = sorted({name.rpartition(".")[2] for name in linears if ".language_model." in name})
-        model_args.lora_target_modules = rf".*\.language_model\..*\.({'|'.join(leaves)})"
-    elif targets != "all-linear":
+    if targets not in (None, "all-linear"):
+        linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
         model_args.lora_target_modules = targets = [targets] if isinstance(targets, str) else targets
         unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linears)]
         if unknown:
@@ -83,7 +80,7 @@ def lora_config(
     if config is None:
         raise InputError("this recipe trains adapters: leave out --use_peft, or use train_stage2 for the whole model")
     if script.train_compressor:
-        config.modules_to_save = [*(config.modules_to_save or []), *COMPRESSOR]
+        config.modules_to_save = [*(config.modules_to_save or []), *COMPRESSOR_MODULES]
     return config
 
 
