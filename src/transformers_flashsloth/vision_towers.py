@@ -130,14 +130,14 @@ def read_patches(
     kind = tower.config.model_type
     num_patches = grid[0] * grid[1]
     if kind in TAKES_PATCHES:
-        inputs = _as_patches(views, grid, tower.config.patch_size)
+        images, inputs = _as_patches(views, grid, tower.config.patch_size)
     else:
-        inputs = {"pixel_values": views}
+        images, inputs = views, {}
         native = getattr(tower.config, "image_size", None)
         native = (native, native) if isinstance(native, int) else tuple(native)
         if native != tuple(views.shape[2:]) and kind not in INTERPOLATES_ALWAYS:
             inputs["interpolate_pos_encoding"] = True
-    outputs = tower(**inputs, return_dict=True, **kwargs)
+    outputs = tower(images, **inputs, return_dict=True, **kwargs)
     features = outputs.last_hidden_state  # (views, class and register tokens + P, Dv)
     if features.ndim != 3 or len(features) != len(views) or features.shape[1] < num_patches:
         shape = tuple(features.shape)
@@ -147,7 +147,7 @@ def read_patches(
     return features[:, -num_patches:], outputs
 
 
-def _as_patches(views: torch.Tensor, grid: tuple[int, int], side: int) -> dict[str, torch.Tensor]:
+def _as_patches(views: torch.Tensor, grid: tuple[int, int], side: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """What SigLIP 2 takes: patches `(views, P, side * side * 3)`, all of them visible, and the grid of each view."""
     rows, columns = grid
     views = views[:, :, : rows * side, : columns * side]
@@ -155,7 +155,7 @@ def _as_patches(views: torch.Tensor, grid: tuple[int, int], side: int) -> dict[s
     patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     shapes = torch.tensor([grid], device=views.device).expand(len(views), 2)
     visible = torch.ones(patches.shape[:2], dtype=torch.long, device=views.device)
-    return {"pixel_values": patches, "pixel_attention_mask": visible, "spatial_shapes": shapes}
+    return patches, {"pixel_attention_mask": visible, "spatial_shapes": shapes}
 
 
 @torch.no_grad()
