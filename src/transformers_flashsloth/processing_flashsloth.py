@@ -17,12 +17,10 @@ import re
 from pathlib import Path
 
 from transformers import AutoImageProcessor, AutoTokenizer
-from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import VIDEO_PROCESSOR_NAME, cached_file
-from transformers.video_processing_utils import VideoProcessorMixin
 
 from .authors_checkpoint import hub_options
 from .authors_processor import read_authors_processor
@@ -31,14 +29,14 @@ from .configuration_flashsloth import as_pair
 from .image_inputs import flatten
 from .image_processing_flashsloth import FlashSlothImageProcessor
 from .placeholder_labels import FlashSlothBatch
+from .processing_videos import VideoPrompts
 from .video_inputs import list_videos
 from .video_processing_flashsloth import FlashSlothVideoProcessor
-from .video_prompts import check_context, frame_labels, in_reading_order, known_context
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
-class FlashSlothProcessor(ProcessorMixin):
+class FlashSlothProcessor(VideoPrompts, ProcessorMixin):
     """
     Wraps a [`FlashSlothImageProcessor`], a tokenizer and a [`FlashSlothVideoProcessor`], and expands the placeholders
     of images, videos and queries.
@@ -104,8 +102,6 @@ class FlashSlothProcessor(ProcessorMixin):
     ```
     """
 
-    skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "frame_labels"]
-
     def __init__(
         self,
         image_processor=None,
@@ -145,9 +141,9 @@ class FlashSlothProcessor(ProcessorMixin):
         """Makes the inputs of the model; see the docstring of the class."""
         inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
         if "pixel_values_videos" in inputs:
-            self._put_frames_among_images(inputs, text)
+            self.put_frames_among_images(inputs, text)
         batch = FlashSlothBatch(inputs, skip_tensor_conversion=inputs.skip_tensor_conversion)
-        batch.placeholder_ids = (self.image_token_id, self.query_token_id)
+        batch.placeholder_ids = (self.image_token_id, *([self.query_token_id] if self.num_query_tokens else []))
         return batch
 
     @classmethod
@@ -166,14 +162,6 @@ class FlashSlothProcessor(ProcessorMixin):
             return super().from_pretrained(path, **kwargs)
         parts = [auto.from_pretrained(path, **kwargs) for auto in (AutoImageProcessor, AutoTokenizer)]
         return cls.from_args_and_dict(parts, entries, **options)
-
-    def check_argument_for_proper_class(self, argument_name, argument):
-        """As upstream's, which finds no class of video processors without torchvision."""
-        if argument_name != "video_processor":
-            return super().check_argument_for_proper_class(argument_name, argument)
-        if not isinstance(argument, VideoProcessorMixin):
-            raise TypeError(f"`video_processor` must be a video processor, got {type(argument).__name__}.")
-        return VideoProcessorMixin
 
     @classmethod
     def from_backbones(cls, text: str, vision: str, *, image_hd: bool = False, **choices):
@@ -224,27 +212,6 @@ class FlashSlothProcessor(ProcessorMixin):
         """What a tokenizer may return and the model does not take."""
         return ["token_type_ids"]
 
-    @property
-    def model_input_names(self) -> list[str]:
-        """What a call may return: frames are in `pixel_values`."""
-        return [name for name in super().model_input_names if name not in self.video_processor.model_input_names]
-
-    def _put_frames_among_images(self, inputs: BatchFeature, text: str | list[str] | None) -> None:
-        """Moves the frames of videos into `pixel_values`, each where its placeholders stand."""
-        frames = inputs.pop("pixel_values_videos")
-        labels = inputs.pop("frame_labels")
-        prompts = [text] if isinstance(text, str) else text or []
-        if prompts:
-            lengths = [len(ids) for ids in inputs["input_ids"]]
-            videos = [prompt.count(self.video_token) for prompt in prompts]
-            cost = self.replace_image_token({"pixel_values": frames}, 0).count(self.image_token)
-            check_context(lengths, videos, labels, self.tokenizer, cost)
-        if "pixel_values" in inputs:
-            marks = re.compile(f"({re.escape(self.image_token)})|{re.escape(self.video_token)}")
-            order = ["image" if mark[1] else "video" for mark in marks.finditer("\n".join(prompts))]
-            frames = in_reading_order(order, inputs["pixel_values"], frames, [*map(len, labels)])
-        inputs["pixel_values"] = frames
-
     def prepare_inputs_layout(self, images: ImageInput | None = None, text=None, videos=None, **kwargs):
         """
         Reads the images; a row may be `None` (TRL's GRPO), and rows without any count as no images at all. So for
@@ -288,28 +255,6 @@ class FlashSlothProcessor(ProcessorMixin):
         """Returns the placeholders of one image: one for each token that pooling leaves of each view."""
         num_views, _, height, width = image_inputs["pixel_values"][image_idx].shape
         return self.image_token * (num_views * self._tokens_per_view(height, width))
-
-    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
-        """Returns the label and the placeholders of each frame of a video, a line each."""
-        frame = self.replace_image_token({"pixel_values": video_inputs["pixel_values_videos"]}, 0)
-        return "\n".join(label + frame for label in video_inputs["frame_labels"][video_idx])
-
-    def _process_videos(self, videos, **kwargs):
-        """As upstream's, which copies the frames to count the videos, and does not always ask for metadata."""
-        options = kwargs | {"return_metadata": True, "frame_limit": self._frame_limit(**kwargs)}
-        processed = self.video_processor(videos, **options)
-        del processed["frames_per_video"]
-        metadata = processed["video_metadata"]
-        processed["frame_labels"] = [frame_labels(known.frames_indices, known.fps) for known in metadata]
-        return processed, [self.replace_video_token(processed, index) for index in range(len(metadata))]
-
-    def _frame_limit(self, size=None, image_hd=None, do_resize=None, **kwargs) -> int | None:
-        """The most frames that the context can hold, to refuse more before they are decoded."""
-        videos = self.video_processor
-        context = known_context(self.tokenizer)
-        if context is None or not (videos.do_resize if do_resize is None else do_resize):
-            return None
-        return context // self._tokens_per_image(size or videos.size, videos.image_hd if image_hd is None else image_hd)
 
     def get_text_with_replacements(
         self,
