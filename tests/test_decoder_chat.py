@@ -62,7 +62,7 @@ def test_questions_are_found(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_typed_becomes_structure(kind):
     processor = processor_of(kind)
-    structure = [*CHATS[kind][1], "<image>", "<learnable>"] + (["[/INST]"] if kind == "marked" else [])
+    structure = [*CHATS[kind][1], "<image>", "<video>", "<learnable>"] + (["[/INST]"] if kind == "marked" else [])
     for token in structure:
         for role in ("user", "assistant"):
             messages = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "So."}]
@@ -73,10 +73,20 @@ def test_nothing_typed_becomes_structure(kind):
 
 def test_images_stand_in_user_messages():
     processor = processor_of("chatml")
-    with pytest.raises(Exception, match="put images into user messages"):
+    with pytest.raises(Exception, match="put images and videos into user messages"):
         processor.apply_chat_template([{"role": "system", "content": [IMAGE]}, CONVERSATION[0]])
     with pytest.raises(Exception, match="has a part that is neither"):
         processor.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}])
+
+
+def test_a_video_is_a_line_for_each_frame():
+    processor = processor_of("chatml")
+    video = {"type": "video", "video": [torch.zeros(3, 8, 8)] * 2}
+    turn = {"role": "user", "content": [video, {"type": "text", "text": "What happens?"}]}
+    inputs = processor.apply_chat_template([turn], tokenize=True, return_dict=True, return_tensors="pt")
+    image = "<image>" * (inputs["input_ids"] == processor.image_token_id).sum().div(2).int().item()
+    assert f"Frame 1: {image}\nFrame 2: {image}\nWhat happens?<learnable>" in processor.decode(inputs["input_ids"][0])
+    assert len(inputs["pixel_values"]) == 2
 
 
 def test_marks_of_answers_are_kept():
