@@ -29,23 +29,43 @@ def two_things() -> Scene:
 
 def test_attention_goes_to_what_is_asked_about():
     turns = [Turn("", "cat", "corner", (0,)), Turn("", "yes", "present", (0, 1)), Turn("", "no", "present")]
-    targets, share = grounding_of([two_things()] * 2, [turns, turns[:1]])
-    assert targets.shape == (2, 3, GRID * GRID)
-    assert targets.sum(-1).tolist() == [[1, 4, GRID * GRID - 4], [1, 0, 0]]
-    assert targets[0, 0, 0] and not targets[0, 2, 0]
-    assert (share == 1).all()
+    looked_at, counted = grounding_of([two_things()] * 2, [turns, turns[:1]])
+    assert looked_at.shape == (2, 3, GRID * GRID)
+    assert looked_at.sum(-1).tolist() == [[1, 4, GRID * GRID - 4], [1, 0, 0]]
+    assert looked_at[0, 0, 0] and not looked_at[0, 2, 0]
+    assert not counted.any()
 
 
-def test_to_count_a_share_of_it_goes_to_the_middles():
+def test_to_count_each_ninth_offers_a_middle_or_the_ground():
     turns = [Turn("", "2", "count", (0, 1)), Turn("", "1", "count", (1,)), Turn("", "0", "count")]
-    targets, share = grounding_of([two_things()], [turns])
-    assert targets.nonzero()[:, 1:].tolist() == [[0, 0], [0, GRID * (GRID - 1) - 1], [1, GRID * (GRID - 1) - 1]]
-    torch.testing.assert_close(share, torch.tensor([[2 / 6, 1 / 5, 0.0]]))
+    looked_at, counted = grounding_of([two_things()], [turns])
+    assert not looked_at.any()
+    cat, dog = [0], [GRID * row - 1 for row in range(GRID - 2, GRID + 1)]
+    ground = (GRID // 3) ** 2
+    for run, (first, last) in enumerate([(1, 3), (ground - 1, 3), (ground - 1, ground - 3)]):
+        assert counted[0, run].sum(-1).tolist() == [first, *[ground] * 7, last]
+    assert counted[0, 0, 0].nonzero().flatten().tolist() == cat
+    assert counted[0, 1, 8].nonzero().flatten().tolist() == dog
+    assert not counted[0, 2, 8, dog].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_many_ninths_offer_a_thing_as_there_are_things_in_different_ninths(kind):
+    random = Random(7)
+    for _ in range(40):
+        scene = scene_of(kind, random)
+        shown, middles = scene.covered() >= 0.3, scene.middles()
+        counted = grounding_of([scene], [[Turn("", "", "count", tuple(range(len(scene.things))))]]).counted[0, 0]
+        assert counted.any(-1).all()
+        rows, columns = middles // GRID, middles % GRID
+        expected = len(set(zip(rows * 3 // GRID, columns * 3 // GRID, strict=True)))
+        near_middle = np.isin(np.arange(GRID * GRID), middles) | shown.any(-1)
+        assert (counted & torch.from_numpy(near_middle)).any(-1).sum() >= expected
 
 
 def test_nothing_is_marked_where_nobody_knows():
     unknown = Scene("any", np.zeros((1, 1, 3)), [], None)
-    assert not grounding_of([unknown], [[Turn("", "yes", "easy-vqa")]]).targets.any()
+    assert not any(part.any() for part in grounding_of([unknown], [[Turn("", "yes", "easy-vqa")]]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,17 +85,29 @@ def test_answers_are_read_from_what_they_name(kind):
                 assert things
 
 
-def test_the_loss_is_least_at_the_share():
-    targets = torch.zeros(1, 2, 4, dtype=torch.bool)
-    targets[0, 0, 0] = True  # the second run has none
-    losses = {}
-    for score in (-1.0, 0.0, 1.0):  # attention to the target of 0.11, 0.25 and 0.48
-        scores = torch.zeros(1, 3, 2 * 5, 4)
-        scores[..., 0] = score
-        losses[score] = [grounding_loss(scores, Grounding(targets, torch.full((1, 2), share))) for share in (1, 0.25)]
-    assert losses[0.0][0] == pytest.approx(np.log(4), rel=1e-5)
-    assert losses[-1.0][0] > losses[0.0][0] > losses[1.0][0]
-    assert losses[0.0][1] < min(losses[-1.0][1], losses[1.0][1])
+def test_heads_together_look_at_what_is_asked_about():
+    looked_at = torch.zeros(1, 2, 4, dtype=torch.bool)
+    looked_at[0, 0, 0] = True  # the second run has none
+    grounding = Grounding(looked_at, torch.zeros(1, 2, 2, 4, dtype=torch.bool))
+    scores = torch.zeros(1, 3, 2 * 5, 4)
+    assert grounding_loss(scores, grounding).item() == pytest.approx(np.log(4), rel=1e-5)
+    scores[:, 0, :5, 0] = 50.0  # one head of three sees it, the others a fourth of it
+    assert grounding_loss(scores, grounding).item() == pytest.approx(-np.log(0.5), rel=1e-5)
+
+
+def test_each_head_counts_its_own_part():
+    counted = torch.zeros(1, 2, 2, 4, dtype=torch.bool)
+    counted[0, 1, 0, 1] = counted[0, 1, 1, 2] = True
+    grounding = Grounding(torch.zeros(1, 2, 4, dtype=torch.bool), counted)
+    scores = torch.zeros(1, 3, 2 * 5, 4)
+    scores[:, 0, 5:, 1] = scores[:, 1, 5:, 2] = 50.0
+    assert grounding_loss(scores, grounding).item() == pytest.approx(0.0, abs=1e-6)
+    assert grounding_loss(scores[:, [1, 0, 2]], grounding) > 10
+
+
+def test_where_nothing_is_known_nothing_is_lost():
+    grounding = Grounding(torch.zeros(1, 1, 4, dtype=torch.bool), torch.zeros(1, 1, 2, 4, dtype=torch.bool))
+    assert grounding_loss(torch.randn(1, 3, 5, 4), grounding) == 0
 
 
 def test_scores_are_recorded_inside_the_block_alone():

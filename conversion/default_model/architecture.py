@@ -47,8 +47,8 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> FlashSlothConfig:
         query_init_token_id=None,
         user_prefix_ids=tokenizer.encode(f"{END}USER:", add_special_tokens=False),
         embq_layer=2,
-        embq_hidden_size=192,
-        embq_num_heads=6,
+        embq_hidden_size=384,
+        embq_num_heads=12,
         pooling_dropout=0.0,
     )
 

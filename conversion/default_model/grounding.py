@@ -1,11 +1,12 @@
-"""Grounding: how much the embedded query module should look where, and a loss that tells it.
+"""Grounding: where the embedded query module should look for an answer, and a loss that tells it.
 
 Without it EmbQ finds a lone thing soon but takes very long to learn which of several a question is about. The rule:
 
 - all attention goes to the things that the answer is read from;
 - where a thing is asked for that is not there, it goes to the background;
-- to count n things, a share of n / (n + 4) goes to their middles. A softmax that scores each middle alike and all else
-  alike gives such shares by itself, and the number can be read from them.
+- to count, each of the first nine heads watches one ninth of the picture: it looks at a thing whose middle lies there,
+  or at the ground if there is none. The number is then a sum of nine yes or no, which the up-projection can add; a
+  share of attention that grows with the number stays too vague to tell four from five.
 """
 
 from __future__ import annotations
@@ -24,33 +25,51 @@ from .scenes import GRID, Scene
 
 MIN_COVER = 0.3
 """Share of a patch that a thing must cover for the patch to show it."""
-UNCOUNTED = 4
-"""What is looked at besides the things counted, in things."""
+NINTHS = 9
+"""Parts of the picture that are counted apart, and heads that watch one each."""
+PLACES = np.stack(np.divmod(np.arange(GRID * GRID), GRID), -1)
+"""Row and column of each patch, (144, 2)."""
+_THIRDS = PLACES * 3 // GRID
+PART = _THIRDS[:, 0] * 3 + _THIRDS[:, 1] == np.arange(NINTHS)[:, None]
+"""Whether a patch lies in a ninth of the picture, (9, 144) bool."""
 
 
 class Grounding(NamedTuple):
-    """What the queries of each run should look at, and how much; R runs a row."""
+    """Patches that the queries of each run should look at; R runs a row. None where nobody knows."""
 
-    targets: torch.Tensor
-    """Patches, (B, R, 144) bool; none where nobody knows and for runs that a row does not have."""
-    share: torch.Tensor
-    """Of their attention, (B, R) float32 in 0-1."""
+    looked_at: torch.Tensor
+    """By all heads together, (B, R, 144) bool; none where things are counted."""
+    counted: torch.Tensor
+    """By each of the first nine heads, (B, R, 9, 144) bool; none where nothing is counted."""
 
 
 def grounding_of(scenes: list[Scene], turns: list[list[Turn]]) -> Grounding:
     """Where to look for the answer to each turn about its scene."""
-    targets = np.zeros((len(scenes), max(map(len, turns)), GRID * GRID), bool)
-    share = np.ones(targets.shape[:2], np.float32)
+    looked_at = np.zeros((len(scenes), max(map(len, turns)), GRID * GRID), bool)
+    counted = np.zeros((*looked_at.shape[:2], NINTHS, GRID * GRID), bool)
     for row, (scene, row_turns) in enumerate(zip(scenes, turns, strict=True)):
-        if scene.owner is not None:
-            shown, middles = scene.covered() >= MIN_COVER, scene.middles()  # (144, things), (things,)
-            for run, turn in enumerate(row_turns):
-                if turn.family == "count":
-                    targets[row, run, middles[list(turn.about)]] = True
-                    share[row, run] = len(turn.about) / (len(turn.about) + UNCOUNTED)
-                else:
-                    targets[row, run] = shown[:, turn.about].any(-1) if turn.about else ~shown.any(-1)
-    return Grounding(torch.from_numpy(targets), torch.from_numpy(share))
+        if scene.owner is None:
+            continue
+        shown, middles = scene.covered() >= MIN_COVER, scene.middles()  # (144, things), (things,)
+        for run, turn in enumerate(row_turns):
+            about = list(turn.about)
+            if turn.family == "count":
+                counted[row, run] = _counted(shown, middles, about)
+            else:
+                looked_at[row, run] = shown[:, about].any(-1) if about else ~shown.any(-1)
+    return Grounding(torch.from_numpy(looked_at), torch.from_numpy(counted))
+
+
+def _counted(shown: np.ndarray, middles: np.ndarray, about: list[int]) -> np.ndarray:
+    """What each ninth offers to who counts the things `about`: the patches around a middle, or the ground."""
+    offered = np.zeros((NINTHS, GRID * GRID), bool)
+    for thing in about:
+        near = np.abs(PLACES - PLACES[middles[thing]]).max(-1) <= 1
+        near &= shown[:, thing] | (np.arange(GRID * GRID) == middles[thing])
+        offered |= PART & near & PART[:, middles[thing], None]
+    ground = PART & ~shown.any(-1)
+    elsewhere = np.where(ground.any(-1, keepdims=True), ground, PART & ~shown[:, about].any(-1))
+    return np.where(offered.any(-1, keepdims=True), offered, elsewhere)
 
 
 @contextmanager
@@ -71,13 +90,18 @@ def recorded_scores(attention: CrossAttention) -> Iterator[list[torch.Tensor]]:
 
 
 def grounding_loss(scores: torch.Tensor, grounding: Grounding) -> torch.Tensor:
-    """Cross-entropy of the share of attention that the heads of a query together pay to its targets; a scalar.
+    """Cross-entropy of the attention that falls where it should, a scalar.
 
     `scores` (B, H, R*Q, 144) are those of EmbQ's image attention, one image a row.
     """
-    targets, share = grounding
-    attention = scores.float().softmax(-1).mean(1).unflatten(1, (targets.shape[1], -1))  # (B, R, Q, 144)
-    paid = (attention * targets[:, :, None]).sum(-1).clamp(1e-6, 1 - 1e-6)  # (B, R, Q)
-    share = share[:, :, None]
-    missed = -share * paid.log() - (1 - share) * (-paid).log1p()
-    return missed[targets.any(-1)].mean()
+    looked_at, counted = grounding
+    attention = scores.float().softmax(-1).unflatten(2, (looked_at.shape[1], -1))  # (B, H, R, Q, 144)
+    together = torch.einsum("bhrqp,brp->brq", attention, looked_at.float())[:, :, None] / attention.shape[1]
+    apart = torch.einsum("bhrqp,brhp->brhq", attention[:, : counted.shape[2]], counted.float())
+    return _missed(together, looked_at.any(-1)[:, :, None]) + _missed(apart, counted.any(-1))
+
+
+def _missed(hit: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """Mean over `asked` (B, R, h) of minus the logarithm of the shares `hit` (B, R, h, Q); 0 if nothing is asked."""
+    lost = -hit.clamp(min=1e-6).log().mean(-1)  # (B, R, h)
+    return (lost * asked).sum() / asked.sum().clamp(min=1)
