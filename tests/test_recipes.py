@@ -268,7 +268,7 @@ def test_the_schedule_of_the_release(llava, tmp_path, monkeypatch):
     ],
 )
 def test_what_is_given_wrong_ends_in_a_sentence(llava, monkeypatch, capsys, flags, message):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises((InputError, TrainingDataError), match=message):
         finetune_lora.main(replaced(llava, **flags))
     assert run_command(lambda: finetune_lora.main(replaced(llava, **flags))) == 2

@@ -158,7 +158,7 @@ class FlashSlothProcessor(VideoPrompts, ProcessorMixin):
             return cls(**parts)
         entries, options = cls.get_processor_dict(path, **kwargs)
         find = {"_raise_exceptions_for_missing_entries": False} | hub_options(kwargs)
-        if "video_processor" in entries or cached_file(path, VIDEO_PROCESSOR_NAME, **find):
+        if not entries or "video_processor" in entries or cached_file(path, VIDEO_PROCESSOR_NAME, **find):
             return super().from_pretrained(path, **kwargs)
         parts = [auto.from_pretrained(path, **kwargs) for auto in (AutoImageProcessor, AutoTokenizer)]
         return cls.from_args_and_dict(parts, entries, **options)
