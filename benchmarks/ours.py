@@ -100,8 +100,8 @@ def flashsloth_prompt(
 
 
 def _image_reader(config: FlashSlothConfig, hd: bool):
-    side = config.vision_config.image_size
-    return partial(FlashSlothImageProcessor(image_hd=hd, size={"height": side, "width": side}), return_tensors="pt")
+    height, width = config.view_size
+    return partial(FlashSlothImageProcessor(image_hd=hd, size={"height": height, "width": width}), return_tensors="pt")
 
 
 class Floor(nn.Module):
@@ -129,8 +129,9 @@ class Floor(nn.Module):
     def visual_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(N, V, 3, H, W)` to `(N, V*T, D)`."""
         patches = self.vision_tower(pixel_values.flatten(0, 1)).last_hidden_state  # (N*V, P, Dv)
-        window, side = self.config.pooling_window, self.config.patch_grid // self.config.pooling_window
-        pooled = patches.unflatten(1, (side, window, side, window)).mean((2, 4)).flatten(1, 2)  # (N*V, T, Dv)
+        (rows, columns), (height, width) = self.config.patch_grid, self.config.window
+        windows = patches.unflatten(1, (rows // height, height, columns // width, width))
+        pooled = windows.mean((2, 4)).flatten(1, 2)  # (N*V, T, Dv)
         return self.projector(pooled).unflatten(0, (-1, pixel_values.shape[1])).flatten(1, 2)
 
     def generate(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **kwargs):

@@ -10,6 +10,7 @@ release, and the optimiser, which costs both the same, is left out. Weights are 
 import argparse
 import gc
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,18 @@ class AllPatches(nn.Module):
 def batch_of(model: FlashSlothForConditionalGeneration, name: str, rows: int, text_tokens: int) -> dict:
     """`rows` prompts with one image and `text_tokens` tokens of text, a half of them the answer that is learned."""
     config = model.config
-    side, answer = config.vision_config.image_size, text_tokens // 2
+    answer = text_tokens // 2
     question = text_tokens - answer - TOKENS_BEFORE_IMAGE
     if question < 1:
         raise ValueError(f"`--text-tokens` must be more than {2 * TOKENS_BEFORE_IMAGE}, got {text_tokens}.")
     image, queries = config.tokens_per_view, config.num_query_tokens
     if name == ALL_PATCHES:
-        image, queries = config.patch_grid**2, 0
+        image, queries = prod(config.patch_grid), 0
     ids = [TEXT_ID] * TOKENS_BEFORE_IMAGE + [config.image_token_id] * image + [TEXT_ID] * question
     ids = torch.tensor([ids + [config.query_token_id] * queries + [TEXT_ID] * answer] * rows, device=model.device)
     labels = ids.clone()
     labels[:, :-answer] = -100
-    pixels = torch.rand(rows, 1, 3, side, side, device=model.device) * 2 - 1
+    pixels = torch.rand(rows, 1, 3, *config.view_size, device=model.device) * 2 - 1
     return {"input_ids": ids, "labels": labels, "pixel_values": pixels}
 
 

@@ -69,10 +69,11 @@ def replace(file, content: bytes | dict):
 
 
 def without_auto_map(processor) -> dict:
-    """The options of a processor and its image processor, but for where their code is."""
+    """The options of a processor and its parts, but for where their code is and the classes of upstream's defaults."""
     options = processor.to_dict()
-    image_options = {name: value for name, value in options["image_processor"].items() if name != "auto_map"}
-    return {name: value for name, value in options.items() if name != "auto_map"} | {"image_processor": image_options}
+    for name in ("image_processor", "video_processor"):
+        options[name] = {key: value for key, value in options[name].items() if key != "auto_map"}
+    return {name: value for name, value in options.items() if name != "auto_map"}
 
 
 def load(path, **kwargs):

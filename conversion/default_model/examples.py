@@ -109,9 +109,9 @@ EXAMPLES = (
     ),
     Example(
         "apples.png",
-        "present",
-        "Is there a pear?",
-        "yes",
+        "count",
+        "How many apples are there?",
+        "4",
         CREAM,
         (
             Glyph("apple", 4, 6, 58),
@@ -137,9 +137,9 @@ EXAMPLES = (
     ),
     Example(
         "stars.png",
-        "shape",
-        "What is the orange shape?",
-        "star",
+        "count",
+        "How many stars are there?",
+        "3",
         NAVY,
         (
             Shape("star", "yellow", 12, 12, 60, 60),
