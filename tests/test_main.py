@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -189,11 +190,12 @@ def test_a_process_answers_on_a_terminal(image, options, tiny_checkpoint):
         answer = b""
         while chunk := _read(terminal):
             answer += chunk
-        errors = process.stderr.read()
+        # torchao, where it is installed, says what it cannot load and what torch will no longer take.
+        errors = [line for line in process.stderr if not re.search("torchao|torch/utils/_pytree.py", line)]
     os.close(terminal)
 
     expected = Conversation([image], checkpoint=tiny_checkpoint, max_new_tokens=5, device="cpu").ask("What?")
-    assert (answer.decode().strip(), errors, process.returncode) == (expected, "", 0)
+    assert (answer.decode().strip(), errors, process.returncode) == (expected, [], 0)
 
 
 def _read(terminal: int) -> bytes:

@@ -347,7 +347,8 @@ def test_clients_that_go_away(client, port, expected):
 def test_the_readme_serves_until_interrupted(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (arguments,) = re.findall(r"^\.venv/bin/flashsloth (serve .*)$", readme, flags=re.MULTILINE)
-    (snippet,) = re.findall(r"^```py\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    snippets = re.findall(r"^```py\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    (snippet,) = [snippet for snippet in snippets if "OpenAI" in snippet]
     with subprocess.Popen(
         [sys.executable, "-m", "transformers_flashsloth", *arguments.split(), "--host", "127.0.0.1", "--port", "0"],
         cwd=ROOT,

@@ -123,7 +123,8 @@ def assemble(model_class: type[PreTrainedModel], text: str, vision: str, *, dtyp
 
     kept = config_of_layers(config.vision_config, config.num_vision_layers)
     tower = cut_tower(
-        _load(AutoModel, vision, dtype=language_model.dtype, config=kept, **(options.get("vision_options") or {}))
+        _load(AutoModel, vision, dtype=language_model.dtype, config=kept, **(options.get("vision_options") or {})),
+        config.vision_config,
     )
     with torch.device("meta"):
         model = model_class(config)

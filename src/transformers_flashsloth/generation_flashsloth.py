@@ -20,6 +20,12 @@ class SuppressPlaceholders(SuppressTokensLogitsProcessor):
     of its own, as upstream lets a processor of a class replace what options such as `suppress_tokens` ask for.
     """
 
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores `(B, vocabulary)` in one operation, where upstream's looks at every id."""
+        if self.suppress_tokens.device != scores.device:
+            self.suppress_tokens = self.suppress_tokens.to(scores.device)
+        return scores.index_fill(-1, self.suppress_tokens, float("-inf"))
+
 
 class FlashSlothGenerationMixin(GenerationMixin):
     """

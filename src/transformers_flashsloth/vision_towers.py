@@ -73,9 +73,9 @@ def build_tower(
     Raises:
         ValueError: with the reason, if the tower's features are no grid of patches.
     """
-    config = config_of_layers(config, num_layers)
+    kept = config_of_layers(config, num_layers)
     try:
-        tower = cut_tower(AutoModel.from_config(config))
+        tower = cut_tower(AutoModel.from_config(kept), config)
     except TypeError as error:
         raise _refusal(
             config,
@@ -84,7 +84,7 @@ def build_tower(
         ) from error
     square = view_size[0] == view_size[1]
     if config.model_type not in KNOWN or not (square or config.model_type in TAKES_PATCHES):
-        _try_out(config, view_size, grid)
+        _try_out(kept, view_size, grid)
     return tower
 
 
@@ -97,8 +97,13 @@ def config_of_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedCon
     return config
 
 
-def cut_tower(tower: PreTrainedModel) -> PreTrainedModel:
-    """Takes what stands behind the last layer off a tower, and returns it."""
+def cut_tower(tower: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+    """Takes what stands behind the last layer off a tower, gives it the config of the whole one, and returns it."""
+    # Upstream's switches, such as that of the attention, find a part by the identity of its config.
+    kept = tower.config
+    for module in tower.modules():
+        if getattr(module, "config", None) is kept:
+            module.config = config
     for name in FINAL_NORMS:
         if isinstance(getattr(tower, name, None), nn.Module):
             setattr(tower, name, nn.Identity())
