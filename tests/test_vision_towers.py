@@ -8,7 +8,7 @@ from transformers import AutoModel
 
 from tests.tiny_backbones import TEXT, VISION, build, generate, inputs_of, small
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
-from transformers_flashsloth.vision_towers import cut_tower
+from transformers_flashsloth.vision_towers import config_of_layers, cut_tower
 
 # What their configs need, and the tokens that stand before the patches.
 FAMILIES = {
@@ -129,7 +129,9 @@ def test_the_class_token_of_clip_at_224():
 
 def test_final_norms_and_poolers_are_cut(family):
     config = tower_config(family)
-    names = set(cut_tower(AutoModel.from_config(config), config).state_dict())
+    tower = cut_tower(AutoModel.from_config(config_of_layers(config, 1), attn_implementation="eager"), config)
+    assert tower.config is config and config._attn_implementation == "eager"
+    names = set(tower.state_dict())
     assert not any(name.startswith(("post_layernorm", "layernorm", "norm.", "pooler")) for name in names)
 
 

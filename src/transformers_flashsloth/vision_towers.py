@@ -101,6 +101,7 @@ def cut_tower(tower: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedMod
     """Takes what stands behind the last layer off a tower, gives it the config of the whole one, and returns it."""
     # Upstream's switches, such as that of the attention, find a part by the identity of its config.
     kept = tower.config
+    config._attn_implementation = kept._attn_implementation
     for module in tower.modules():
         if getattr(module, "config", None) is kept:
             module.config = config
