@@ -80,8 +80,8 @@ def test_step_is_that_of_the_masked_loss(processor, tmp_path, form, options):
     assert logged == pytest.approx(loss.item(), abs=2e-4)
     assert_same(moved, expected)
     learned = {name for name, change in moved.items() if change.abs().max() > 0}
-    # A key's bias shifts all scores of a softmax alike.
-    assert {name for name in moved.keys() - learned if not name.endswith("k_proj.bias")} == set()
+    # The bias of a key or a score shifts all that a softmax compares alike.
+    assert {name for name in moved.keys() - learned if not name.endswith(("k_proj.bias", "score_proj.bias"))} == set()
 
 
 def test_step_in_bfloat16_follows_that_in_float32(processor, tmp_path):
