@@ -19,7 +19,7 @@ from pathlib import Path
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, Unpack
 from transformers.utils import VIDEO_PROCESSOR_NAME, cached_file
 
 from .authors_checkpoint import hub_options
@@ -36,7 +36,7 @@ from .video_processing_flashsloth import FlashSlothVideoProcessor
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
-class FlashSlothProcessor(VideoPrompts, ProcessorMixin):
+class FlashSlothProcessor(VideoPrompts):
     """
     Wraps a [`FlashSlothImageProcessor`], a tokenizer and a [`FlashSlothVideoProcessor`], and expands the placeholders
     of images, videos and queries.

@@ -9,7 +9,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from .video_prompts import check_context, frame_labels, in_reading_order, known_context
 
 
-class VideoPrompts:
+class VideoPrompts(ProcessorMixin):
     """
     The part of [`FlashSlothProcessor`] that makes images of the frames of videos; upstream's methods, overridden, and
     the one that puts frames among the images.
