@@ -42,6 +42,35 @@ def test_the_decoders_own_text_with_placeholders_in_it(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", ["text", "image", "video"])
+def test_queries_wait_for_an_image(kind, first):
+    """Text alone is the decoder's own prompt, whatever comes later."""
+    processor = processor_of(kind)
+    asked = {"role": "user", "content": "Hm?"}
+    seen = [] if first == "text" else [IMAGE if first == "image" else {"type": "video", "video": IMAGE["image"][None]}]
+    turns = [
+        {"role": "user", "content": [*seen, {"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": "So."},
+        asked,
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": [IMAGE, {"type": "text", "text": "And it?"}]},
+        {"role": "assistant", "content": "So."},
+        asked,
+    ]
+    for end in (1, 3, 5, 7):
+        text = processor.apply_chat_template(turns[:end], add_generation_prompt=True)
+        runs = [bool(seen), bool(seen), True, True][: (end + 1) // 2]
+        assert text.count("<learnable>") == sum(runs)
+        if not any(runs):
+            alone = [turn | {"content": "Hi"} if i == 0 else turn for i, turn in enumerate(turns[:end])]
+            own = processor.tokenizer
+            assert text == own.apply_chat_template(alone, add_generation_prompt=True, tokenize=False)
+    whole = processor.apply_chat_template(turns)
+    begun = processor.apply_chat_template(turns[:3], add_generation_prompt=True)
+    assert whole.startswith(begun)  # what is cached stays
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_questions_are_found(kind):
     processor = processor_of(kind)
     tokenizer = processor.tokenizer
