@@ -118,13 +118,35 @@ def test_a_video_is_a_line_for_each_frame():
     assert len(inputs["pixel_values"]) == 2
 
 
-def test_marks_of_answers_are_kept():
-    processor = processor_of("marked")
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_marked(kind):
+    """With the end of the turn, for training on answers alone; by the decoder's template or by ours."""
+    processor = processor_of(kind)
+    answers = ["A fox.", "user"]
+    turns = [*CONVERSATION[:2], {"role": "user", "content": "Who?"}, {"role": "assistant", "content": answers[1]}]
     inputs = processor.apply_chat_template(
-        CONVERSATION, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
+        turns, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
     )
-    answer = inputs["input_ids"][inputs["assistant_masks"].bool()]
-    assert processor.tokenizer.decode(answer) == " A fox.<e>"
+    marked = processor.tokenizer.decode(inputs["input_ids"][inputs["assistant_masks"].bool()])
+    end = CHATS[kind][2]
+    assert marked.replace(" ", "") == "".join(answer + end for answer in answers).replace(" ", "")
+
+
+def test_answers_that_no_token_ends():
+    tokenizer = build_chat_tokenizer("marked")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ '[Q] ' ~ message['content'] ~ ' [A]' if message['role'] == 'user' else "
+        "' ' ~ message['content'] ~ '\n' }}{% endfor %}"
+    )
+    extended = extend_chat_template(tokenizer)
+    turns = [{"role": role, "content": "Hm"} for role in ("user", "assistant", "user", "assistant")]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    inputs = tokenizer.apply_chat_template(
+        turns, chat_template=extended, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert tokenizer.decode(inputs["input_ids"]) == text == "[Q] Hm [A] Hm\n[Q] Hm [A] Hm\n"
+    marked = [id for id, mark in zip(inputs["input_ids"], inputs["assistant_masks"], strict=True) if mark]
+    assert tokenizer.decode(marked) == "HmHm\n"  # the blank is part of the header
 
 
 def test_templates_that_cannot_be_extended():
