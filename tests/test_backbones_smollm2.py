@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, SiglipVisionConfig
 
 from tests.building_process import memory_of_building
 from tests.chat_tokenizers import build_chat_tokenizer
-from tests.tiny_backbones import TEXT, VISION, small
+from tests.tiny_backbones import TEXT, small
 from tests.training_files import write_rows
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
 from transformers_flashsloth.__main__ import main
