@@ -1,13 +1,12 @@
 """Two checkpoints in, an untrained FlashSloth out."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CLIPConfig, CLIPModel, Dinov2Model, SiglipVisionModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPConfig, CLIPModel, Dinov2Model, SiglipVisionModel
 
+from tests.building_process import memory_of_building
 from tests.chat_tokenizers import build_chat_tokenizer
 from tests.tiny_backbones import TEXT, VISION, generate, small
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
@@ -147,23 +146,49 @@ def test_the_command(llama, vision, tmp_path, capsys):
         main([*arguments, "--set", "poolin=none"])
 
 
-MEASURE = """
-import resource, sys, torch
-from transformers_flashsloth import FlashSlothForConditionalGeneration
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-FlashSlothForConditionalGeneration.from_backbones(sys.argv[3], sys.argv[2])
-before = peak()
-model = FlashSlothForConditionalGeneration.from_backbones(sys.argv[1], sys.argv[2])
-print((peak() - before) / sum(p.nbytes for p in model.parameters()))
-"""
+def test_text_alone_is_the_decoders_own(llama, vision):
+    """In answering, and in training, where parts that only images need still take part."""
+    model = FlashSlothForConditionalGeneration.from_backbones(str(llama), str(vision))
+    processor = FlashSlothProcessor.from_backbones(str(llama), str(vision))
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    turns = [{"role": "user", "content": "Hm?"}]
+    inputs = processor.apply_chat_template(turns, **options)
+    own = AutoTokenizer.from_pretrained(llama).apply_chat_template(turns, **options)
+    assert torch.equal(inputs["input_ids"], own["input_ids"])
+    language_model = AutoModelForCausalLM.from_pretrained(llama)
+    assert torch.equal(generate(model, inputs), generate(language_model, own))
+    mixed = processor.apply_chat_template([turns, QUESTION], processor_kwargs={"padding": True}, **options)
+    model.train()
+    for batch in (inputs, mixed):
+        model.zero_grad()
+        model(**batch, labels=batch["input_ids"]).loss.backward()
+        grads = [p.grad for p in model.parameters()]
+        used = [
+            grad.abs().sum() > 0 for grad in (model.model.query_tokens.weight.grad, model.model.embq.up_proj.bias.grad)
+        ]
+        assert all(used) == any(used) == (batch is mixed)
+        assert all(grad is None or grad.isfinite().all() for grad in grads)
+
+
+def test_new_rows_are_like_the_others_but_differ(vision, tmp_path):
+    """In half precision too: placeholders are told apart by their embeddings."""
+    decoder = AutoModelForCausalLM.from_config(small("llama", TEXT | {"vocab_size": 258}), dtype=torch.bfloat16)
+    decoder.get_input_embeddings().weight.data += 1
+    decoder.save_pretrained(tmp_path)
+    build_chat_tokenizer("chatml").save_pretrained(tmp_path)
+    weight = FlashSlothForConditionalGeneration.from_backbones(str(tmp_path), str(vision)).get_input_embeddings().weight
+    assert len(weight) == 260 and weight.dtype == torch.bfloat16
+    assert not torch.equal(weight[-1], weight[-2])
+    torch.testing.assert_close(weight[-2:].mean(), weight[:-2].mean(), atol=0.02, rtol=0)
 
 
 @pytest.mark.slow
-def test_memory_is_that_of_the_result(llama, tmp_path):
-    config = small("llama", TEXT | {"vocab_size": 300, "num_hidden_layers": 16}, hidden_size=1024)
+@pytest.mark.parametrize("vocab_size", [300, 258])
+def test_memory_is_that_of_the_result(llama, tmp_path, vocab_size):
+    """Whether the embeddings suffice or grow."""
+    config = small("llama", TEXT | {"vocab_size": vocab_size, "num_hidden_layers": 16}, hidden_size=1024)
     config.intermediate_size = 4096
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "large", max_shard_size="100MB")
     build_chat_tokenizer("chatml").save_pretrained(tmp_path / "large")
     SiglipVisionModel(small("siglip_vision_model", VISION)).save_pretrained(tmp_path / "vision")
-    command = [sys.executable, "-c", MEASURE, str(tmp_path / "large"), str(tmp_path / "vision"), str(llama)]
-    assert float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < 1.2
+    assert memory_of_building(tmp_path / "large", tmp_path / "vision", llama) < 1.2

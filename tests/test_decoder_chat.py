@@ -42,6 +42,35 @@ def test_the_decoders_own_text_with_placeholders_in_it(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", ["text", "image", "video"])
+def test_queries_wait_for_an_image(kind, first):
+    """Text alone is the decoder's own prompt, whatever comes later."""
+    processor = processor_of(kind)
+    asked = {"role": "user", "content": "Hm?"}
+    seen = [] if first == "text" else [IMAGE if first == "image" else {"type": "video", "video": IMAGE["image"][None]}]
+    turns = [
+        {"role": "user", "content": [*seen, {"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": "So."},
+        asked,
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": [IMAGE, {"type": "text", "text": "And it?"}]},
+        {"role": "assistant", "content": "So."},
+        asked,
+    ]
+    for end in (1, 3, 5, 7):
+        text = processor.apply_chat_template(turns[:end], add_generation_prompt=True)
+        runs = [bool(seen), bool(seen), True, True][: (end + 1) // 2]
+        assert text.count("<learnable>") == sum(runs)
+        if not any(runs):
+            alone = [turn | {"content": "Hi"} if i == 0 else turn for i, turn in enumerate(turns[:end])]
+            own = processor.tokenizer
+            assert text == own.apply_chat_template(alone, add_generation_prompt=True, tokenize=False)
+    whole = processor.apply_chat_template(turns)
+    begun = processor.apply_chat_template(turns[:3], add_generation_prompt=True)
+    assert whole.startswith(begun)  # what is cached stays
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_questions_are_found(kind):
     processor = processor_of(kind)
     tokenizer = processor.tokenizer
@@ -89,13 +118,35 @@ def test_a_video_is_a_line_for_each_frame():
     assert len(inputs["pixel_values"]) == 2
 
 
-def test_marks_of_answers_are_kept():
-    processor = processor_of("marked")
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_marked(kind):
+    """With the end of the turn, for training on answers alone; by the decoder's template or by ours."""
+    processor = processor_of(kind)
+    answers = ["A fox.", "user"]
+    turns = [*CONVERSATION[:2], {"role": "user", "content": "Who?"}, {"role": "assistant", "content": answers[1]}]
     inputs = processor.apply_chat_template(
-        CONVERSATION, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
+        turns, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
     )
-    answer = inputs["input_ids"][inputs["assistant_masks"].bool()]
-    assert processor.tokenizer.decode(answer) == " A fox.<e>"
+    marked = processor.tokenizer.decode(inputs["input_ids"][inputs["assistant_masks"].bool()])
+    end = CHATS[kind][2]
+    assert marked.replace(" ", "") == "".join(answer + end for answer in answers).replace(" ", "")
+
+
+def test_answers_that_no_token_ends():
+    tokenizer = build_chat_tokenizer("marked")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ '[Q] ' ~ message['content'] ~ ' [A]' if message['role'] == 'user' else "
+        "' ' ~ message['content'] ~ '\n' }}{% endfor %}"
+    )
+    extended = extend_chat_template(tokenizer)
+    turns = [{"role": role, "content": "Hm"} for role in ("user", "assistant", "user", "assistant")]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    inputs = tokenizer.apply_chat_template(
+        turns, chat_template=extended, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert tokenizer.decode(inputs["input_ids"]) == text == "[Q] Hm [A] Hm\n[Q] Hm [A] Hm\n"
+    marked = [id for id, mark in zip(inputs["input_ids"], inputs["assistant_masks"], strict=True) if mark]
+    assert tokenizer.decode(marked) == "HmHm\n"  # the blank is part of the header
 
 
 def test_templates_that_cannot_be_extended():

@@ -67,13 +67,12 @@ def build(options: argparse.Namespace) -> int:
 
     if options.output.exists():
         raise InputError(f"{str(options.output)!r} exists already")
+    parts, choices = (options.text, options.vision), options.choices | {"text_options": {}}
+    if options.gguf_file:
+        choices["text_options"]["gguf_file"] = options.gguf_file
     try:
-        processor = FlashSlothProcessor.from_backbones(
-            options.text, options.vision, image_hd=options.hd, **options.choices
-        )
-        model = FlashSlothForConditionalGeneration.from_backbones(
-            options.text, options.vision, dtype=options.dtype, **options.choices
-        )
+        processor = FlashSlothProcessor.from_backbones(*parts, image_hd=options.hd, **choices)
+        model = FlashSlothForConditionalGeneration.from_backbones(*parts, dtype=options.dtype, **choices)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(error.__cause__ if isinstance(error, StrictDataclassError) else error) from error
     model.save_pretrained(options.output)
@@ -181,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     parser_build.add_argument("--output", type=Path, required=True, metavar="DIR", help="does not exist yet")
     parser_build.add_argument("--hd", action="store_true", help="read images in high definition")
     parser_build.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser_build.add_argument("--gguf-file", metavar="FILE", help="read the decoder of this file in TEXT")
     parser_build.add_argument(
         "--set",
         dest="choices",

@@ -10,6 +10,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GgufConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -56,7 +57,8 @@ def plan(
     Args:
         text (`str`): directory or Hub id of a causal language model with its tokenizer.
         vision (`str`): directory or Hub id of a vision tower, or of a model that has one as its vision part.
-        text_options, vision_options (`dict`, *optional*): of `from_pretrained`, such as `revision` or `gguf_file`.
+        text_options, vision_options (`dict`, *optional*): of `from_pretrained`, such as `revision`. With `gguf_file`
+            the decoder is read of that file (needs the package `gguf`), its weights as the numbers they stand for.
         text_config (`PreTrainedConfig`, *optional*): of the decoder, where it is loaded already.
         choices: fields of [`FlashSlothConfig`]. What is not chosen follows the release as far as the parts allow.
 
@@ -109,14 +111,14 @@ def assemble(model_class: type[PreTrainedModel], text: str, vision: str, *, dtyp
     Raises:
         OSError, ValueError or StrictDataclassError: as `plan`; also if a checkpoint lacks weights.
     """
-    language_model = _load(AutoModelForCausalLM, text, dtype=dtype, **(options.get("text_options") or {}))
+    language_model = _load_language_model(text, dtype, options.get("text_options") or {})
     decoder, head = _decoder_of(language_model), language_model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise ValueError(f"{text} has a head of another kind than a linear layer.")
     check_decoder(decoder)
     config, tokenizer, _ = plan(text, vision, text_config=decoder.config, **options)
     if len(tokenizer) > head.out_features:
-        language_model.resize_token_embeddings(len(tokenizer))
+        _grow_embeddings(language_model, len(tokenizer))
         head = language_model.get_output_embeddings()
     decoder.config.vocab_size = config.text_config.vocab_size = head.out_features
     config.lm_head_bias = head.bias is not None
@@ -149,6 +151,33 @@ def pixel_options(vision: str, options: dict | None = None) -> dict:
     except OSError:
         return {}
     return {name: found[name] for name in PIXEL_OPTIONS if found.get(name) is not None}
+
+
+def _load_language_model(text: str, dtype: str, options: dict) -> PreTrainedModel:
+    if options.get("gguf_file") is None:
+        return _load(AutoModelForCausalLM, text, dtype=dtype, **options)
+    # Weights left in blocks could neither be trained nor saved.
+    options = options | {"quantization_config": GgufConfig(dequantize=True)}
+    language_model = _load(AutoModelForCausalLM, text, dtype=dtype, **options)
+    # Where the weights came from is no property of the result, which would be read as a GGUF file for it.
+    for config in (language_model.config, language_model.config.get_text_config()):
+        vars(config).pop("quantization_config", None)
+    return language_model
+
+
+@torch.no_grad()
+def _grow_embeddings(language_model: PreTrainedModel, size: int) -> None:
+    """
+    Adds rows around the mean of the others, whose logits then stand out nowhere. Upstream's own way to do so holds two
+    more copies of the embeddings, and its rows can be equal in half precision, where placeholders have to differ.
+    """
+    old = language_model.get_input_embeddings().num_embeddings
+    language_model.resize_token_embeddings(size, mean_resizing=False)
+    head = language_model.get_output_embeddings()
+    weights = {id(tensor): tensor for tensor in (language_model.get_input_embeddings().weight, head.weight, head.bias)}
+    for weight in weights.values():
+        if weight is not None:
+            weight[old:] += weight[:old].mean(0)
 
 
 def _load(auto_class, name: str, **options) -> PreTrainedModel:

@@ -7,6 +7,22 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 EXTENSION = Path(__file__).with_name("decoder_chat_template.jinja")
+# Goes through the text that the decoder's template wrote: no message can contain a header or the end of a turn.
+ANSWER_MARKS = """\
+{% endset %}
+{%- for flashsloth_part in flashsloth_chat.split(ANSWER_HEADER) -%}
+    {%- if loop.first -%}
+        {{- flashsloth_part -}}
+    {%- else -%}
+        {%- set flashsloth_pieces = flashsloth_part.split(ANSWER_FOOTER, 1) -%}
+        {{- ANSWER_HEADER -}}
+        {%- generation -%}
+            {{- flashsloth_pieces[0] ~ (ANSWER_END if flashsloth_pieces | length > 1 else "") -}}
+        {%- endgeneration -%}
+        {{- flashsloth_part[(flashsloth_pieces[0] ~ ANSWER_END) | length :] -}}
+    {%- endif -%}
+{%- endfor -%}
+"""
 # Stands for what was typed; no template contains it, and none changes it.
 TYPED = "qzxjvk"
 
@@ -14,16 +30,28 @@ TYPED = "qzxjvk"
 def extend_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     The tokenizer's chat template, unchanged, behind a part that turns images and queries into text of its messages
-    and refuses messages that contain structure.
+    and refuses messages that contain structure. Where it does not mark answers (`generation` blocks), which training on
+    answers alone needs, a part behind it does.
 
     Raises:
         ValueError: if the tokenizer has no chat template, or one that does not repeat what was typed.
     """
-    between = [text.strip() for text in _render_turns(tokenizer)]
+    header, footer = _render_turns(tokenizer)
+    between = [text.strip() for text in (header, footer)]
     special = sorted(_special_texts(tokenizer))
     headers = [text for text in between if text and not any(token in text for token in special)]
     reserved = json.dumps(special + headers, ensure_ascii=False)
-    return EXTENSION.read_text(encoding="utf-8").replace("RESERVED_TEXTS", reserved) + tokenizer.chat_template
+    extension = EXTENSION.read_text(encoding="utf-8").replace("RESERVED_TEXTS", reserved)
+    own = tokenizer.chat_template
+    if "endgeneration" in own or not header.strip():
+        return extension + own
+    # An answer ends with the token that ends its turn, or else where the next question's header begins.
+    end = next((token for token in special if footer.startswith(token)), "")
+    words = {"HEADER": header, "FOOTER": end or footer, "END": end}
+    marks = ANSWER_MARKS
+    for word, text in words.items():
+        marks = marks.replace(f"ANSWER_{word}", json.dumps(text, ensure_ascii=False))
+    return f"{extension}{{% set flashsloth_chat %}}{own.removesuffix(chr(10))}{marks}"
 
 
 def user_prefix_ids(tokenizer: PreTrainedTokenizerBase, image_token: str) -> list[int]:

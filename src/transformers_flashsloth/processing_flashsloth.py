@@ -167,8 +167,11 @@ class FlashSlothProcessor(VideoPrompts):
     def from_backbones(cls, text: str, vision: str, *, image_hd: bool = False, **choices):
         """
         The processor of [`FlashSlothForConditionalGeneration.from_backbones`] for the same arguments: the decoder's
-        tokenizer with placeholders added, its own chat template extended by images and queries (the release's where it
-        has none), and views of the size and with the mean and deviation of the vision tower.
+        tokenizer with placeholders added, its own chat template extended by images, queries and marks of answers (the
+        release's where it has none), and views of the size and with the mean and deviation of the vision tower.
+
+        In an extended template queries end a user turn only behind an image or video: text alone is the decoder's own
+        prompt. The release's has them in every turn.
 
         Args:
             text, vision (`str`): directories or Hub ids.
