@@ -190,6 +190,6 @@ class TestTRL:
     def test_which_models_are_sharded(self):
         for rank in range(2):
             found = {case: reports(self.two, case)[rank] for case in worker.TRL_CASES}
-            assert found["sharded"]["sharded"] == found["sharded with LoRA"]["sharded"] > 90
+            assert found["sharded"]["sharded"] == found["sharded with LoRA"]["sharded"] > 80
             assert found["replicated"]["sharded"] == 0
             assert found["replicated"]["wrapper"] == "DistributedDataParallel"
