@@ -12,9 +12,6 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import AutoModelForCausalLM, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
-from tests.building_process import memory_of_building
-from tests.chat_tokenizers import build_chat_tokenizer
-from tests.tiny_backbones import TEXT, small
 from tests.training_files import write_rows
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
 from transformers_flashsloth.__main__ import main
@@ -94,15 +91,6 @@ def test_it_still_knows_the_capital_of_france(model, processor, text):
     assert "You are a helpful AI assistant named SmolLM" in processor.decode(inputs["input_ids"][0])
     answer = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert processor.decode(answer) == "The capital of France is Paris.<|im_end|>"
-
-
-def test_memory_is_that_of_the_result(text, tmp_path):
-    """With a vision tower of the size that such a decoder is used with, SigLIP base."""
-    SiglipVisionModel(SiglipVisionConfig(image_size=224)).save_pretrained(tmp_path / "base", max_shard_size="100MB")
-    config = small("llama", TEXT | {"vocab_size": 320})
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "warm")
-    build_chat_tokenizer("chatml").save_pretrained(tmp_path / "warm")
-    assert memory_of_building(text, tmp_path / "base", tmp_path / "warm", GGUF) < 1.2
 
 
 def draw(colour: str, shape: str, generator: random.Random) -> Image.Image:
