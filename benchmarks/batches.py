@@ -2,7 +2,8 @@
 Rows a second in batches of FlashSloth, against rows one by one: `python -m benchmarks.batches`.
 
 Rows differ in the length of their question, and every fourth has no image. A batch takes them as they come, or with
-rows of about one length together. Beside it, the time to first token of equal rows over the floor's.
+rows of about one length together; those same rows are then also answered one by one. Beside it, the time to first
+token of up to eight equal rows over the floor's.
 """
 
 import torch
@@ -17,6 +18,8 @@ from .subjects import Subject, photo, text_ids
 HEADER = ["rows", "as they come, rows/s", "by length, rows/s", "by length / one by one", "peak memory, GB",
           "TTFT / floor, equal rows"]  # fmt: skip
 SHORTEST, LONGEST = 8, 128
+# More of them take long and say nothing new.
+MOST_EQUAL_ROWS = 8
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,37 +47,36 @@ def measure(settings, sizes: list[int], repeats: int, hd: bool) -> dict:
     ours, floor = ask_flashsloth(model, device, dtype, hd), ask_floor(Floor(model), device, dtype, hd)
     clock, memory = Clock(device), PeakMemory(device)
     single, pool = ours.inputs(photo()), mixed_lengths(max(sizes))
-    seconds = {size: {"mixed": [], "grouped": [], "alone": [], "floor": []} for size in sizes}
-    peaks = {size: 0 for size in sizes}
+    ordered = sorted(pool)
+    found = {size: {"mixed": [], "grouped": [], "over_one_by_one": [], "ttft_over_floor": []} for size in sizes}
+    peaks, one_by_one = dict.fromkeys(sizes, 0), []
 
-    def rate(lengths: list[int]) -> float:
+    def seconds(lengths: list[int]) -> float:
         rows = mixed_rows(ours, single, lengths)
-        return len(lengths) / clock.time(lambda: generate(ours, rows, settings.new_tokens))["wall"]
+        return clock.time(lambda: generate(ours, rows, settings.new_tokens))["wall"]
 
-    rate(pool[:1])
-    one_by_one = []
+    def ttft(subject: Subject, inputs: dict[str, torch.Tensor]) -> float:
+        return clock.time(lambda: generate(subject, inputs, 1))["wall"]
+
+    seconds(pool[:1])
     for _ in range(repeats):
-        singles = pool[: min(8, len(pool))]
-        one_by_one.append(len(singles) / sum(1 / rate([length]) for length in singles))
-        for size in sizes:
-            found, ordered = seconds[size], sorted(pool)
+        alone = {length: seconds([length]) for length in ordered}
+        one_by_one.append(len(alone) / sum(alone.values()))
+        for size, of in found.items():
             middle = (len(pool) - size) // 2
+            alike = ordered[middle : middle + size]
             memory.reset()
-            found["mixed"].append(rate(pool[:size]))
+            of["mixed"].append(size / seconds(pool[:size]))
             peaks[size] = max(peaks[size], memory.read())
-            found["grouped"].append(rate(ordered[middle : middle + size]))
-            equal = {name: value.expand(size, *value.shape[1:]) for name, value in single.items()}
-            found["floor"].append(clock.time(lambda equal=equal: generate(floor, equal, 1))["wall"])
-            found["alone"].append(clock.time(lambda equal=equal: generate(ours, equal, 1))["wall"])
+            together = seconds(alike)
+            of["grouped"].append(size / together)
+            of["over_one_by_one"].append(sum(alone[length] for length in alike) / together)
+            if size <= MOST_EQUAL_ROWS:
+                equal = {name: value.expand(size, *value.shape[1:]) for name, value in single.items()}
+                of["ttft_over_floor"].append(ttft(ours, equal) / ttft(floor, equal))
     sizes_found = {
-        size: {
-            "mixed": summary(found["mixed"]),
-            "grouped": summary(found["grouped"]),
-            "over_one_by_one": summary([a / b for a, b in zip(found["grouped"], one_by_one, strict=True)]),
-            "ttft_over_floor": summary([a / b for a, b in zip(found["alone"], found["floor"], strict=True)]),
-            "peak_bytes": peaks[size],
-        }
-        for size, found in seconds.items()
+        size: {name: summary(values) if values else None for name, values in of.items()} | {"peak_bytes": peaks[size]}
+        for size, of in found.items()
     }
     return {"one_by_one": summary(one_by_one), "new_tokens": settings.new_tokens, "sizes": sizes_found}
 

@@ -8,6 +8,7 @@ questions of each family of its test set (`conversion.default_model.evaluate`) w
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -35,15 +36,14 @@ GROUP = 32
 
 def schemes(device: str) -> dict[str, Callable]:
     """Names and makers of torchao's configs; int4 has another packing on each kind of device."""
-    from torchao import quantization
-    from torchao.quantization.granularity import PerGroup
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 
-    packing = "tile_packed_to_4d" if torch.device(device).type == "cuda" else "plain_int32"
-    return {
-        "int8": quantization.Int8WeightOnlyConfig,
-        f"int4, {packing}": lambda: quantization.Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format=packing),
-        "int4 values in bytes": lambda: quantization.IntxWeightOnlyConfig(torch.int4, PerGroup(GROUP)),
-    }
+    if torch.device(device).type == "cpu":
+        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig as CpuInt4WeightOnlyConfig
+
+        return {"int8": Int8WeightOnlyConfig, "int4": partial(CpuInt4WeightOnlyConfig, group_size=GROUP)}
+    tiles = partial(Int4WeightOnlyConfig, group_size=GROUP, int4_packing_format="tile_packed_to_4d")
+    return {"int8": Int8WeightOnlyConfig, "int4": tiles}
 
 
 def main(arguments: list[str] | None = None) -> None:

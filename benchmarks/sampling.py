@@ -59,9 +59,10 @@ class Sampler:
                 name: makers[name](floor if makers[name] is ask_floor else model, device, dtype, name.endswith("hd"))
                 for name in names
             }
+        if names[0] in PRESETS:
+            model = build_flashsloth(names[0], device, dtype, tiny)
+            return {name: ask_flashsloth(model, device, dtype, name.endswith("hd")) for name in names}
         (name,) = names
-        if name in PRESETS:
-            return {name: ask_flashsloth(build_flashsloth(name, device, dtype, tiny), device, dtype, hd=False)}
         return {name: build_rival(name, device, dtype, tiny)}
 
     def ceilings(self) -> dict[str, float]:

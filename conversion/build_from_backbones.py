@@ -13,51 +13,11 @@ import argparse
 from pathlib import Path
 
 from command_line import run
-from transformers import set_seed
-from written_aside import written_aside
 
-from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
+from transformers_flashsloth.build_checkpoint import build_checkpoint
 
 DECODER = "microsoft/phi-2"
 VISION = "google/siglip-so400m-patch14-384"
-
-
-def build(
-    destination: Path,
-    decoder: str = DECODER,
-    vision: str = VISION,
-    *,
-    dtype: str = "auto",
-    image_hd: bool = False,
-    seed: int = 0,
-    **changes,
-) -> FlashSlothForConditionalGeneration:
-    """
-    Builds a model and its processor and saves them.
-
-    Args:
-        destination (`Path`): directory that does not exist yet.
-        decoder (`str`): causal language model of transformers, with its tokenizer.
-        vision (`str`): vision tower, or a model with one as its vision part.
-        dtype (`str`, defaults to `"auto"`): number type; by default the decoder's.
-        image_hd (`bool`, defaults to `False`): whether images are read in high definition.
-        seed (`int`, defaults to 0): of the new parts.
-        changes: of [`FlashSlothConfig`], such as `embq_layer` and `pooling_window`.
-
-    Returns:
-        [`FlashSlothForConditionalGeneration`], as saved.
-
-    Raises:
-        OSError: if a checkpoint is missing, `destination` exists or there is no space left.
-        ValueError or StrictDataclassError: if the parts do not fit each other; the message says what would fit.
-    """
-    set_seed(seed)
-    processor = FlashSlothProcessor.from_backbones(decoder, vision, image_hd=image_hd, **changes)
-    model = FlashSlothForConditionalGeneration.from_backbones(decoder, vision, dtype=dtype, **changes)
-    with written_aside(destination, sum(tensor.nbytes for tensor in model.state_dict().values())) as partial:
-        model.save_pretrained(partial)
-        processor.save_pretrained(partial)
-    return model
 
 
 def main() -> str:
@@ -81,7 +41,7 @@ def main() -> str:
     parser.add_argument("--pooling", default=argparse.SUPPRESS, help="attention, average or none")
     options = vars(parser.parse_args())
     destination = options["destination"]
-    model = build(options.pop("destination"), options.pop("decoder"), options.pop("vision"), **options)
+    model = build_checkpoint(options.pop("destination"), options.pop("decoder"), options.pop("vision"), **options)
     return f"Wrote a new FlashSloth of {model.num_parameters():,} parameters ({model.dtype}) to {destination}."
 
 

@@ -20,7 +20,6 @@ from huggingface_hub.errors import HFValidationError
 from push_to_hub import add_options, push_to_hub
 from transformers import GenerationConfig
 from weight_stream import copy_weights, total_bytes, verify_weights
-from written_aside import written_aside
 
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration, FlashSlothProcessor
 from transformers_flashsloth.authors_checkpoint import (
@@ -32,6 +31,7 @@ from transformers_flashsloth.authors_checkpoint import (
 from transformers_flashsloth.authors_processor import save_authors_tokenizer
 from transformers_flashsloth.checkpoint_files import CheckpointFiles, check_shapes
 from transformers_flashsloth.loading_flashsloth import end_at_answers, model_shapes
+from transformers_flashsloth.written_aside import written_aside
 
 DTYPES = ("float32", "bfloat16", "float16")
 SOURCE_FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors"]

@@ -342,7 +342,7 @@ class TestBadCheckpoints:
         config = PhiConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
         PhiForCausalLM(config).save_pretrained(tmp_path)
         for loader in (FlashSlothForConditionalGeneration, AutoModelForImageTextToText):
-            with pytest.raises(ValueError, match=r"no FlashSloth.*'phi'.*PhiForCausalLM.*build_from_backbones"):
+            with pytest.raises(ValueError, match=r"no FlashSloth.*'phi'.*PhiForCausalLM.*flashsloth build"):
                 loader.from_pretrained(tmp_path)
 
     def test_llava(self, tmp_path):

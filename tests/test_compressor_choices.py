@@ -86,6 +86,21 @@ def test_without_queries_there_is_no_placeholder_to_count():
     assert not (inputs["input_ids"] == model.config.query_token_id).any()
 
 
+@torch.no_grad()
+def test_without_queries_their_id_is_a_word_like_any_other():
+    """Learned from labels, and generated where it is the likeliest; with queries it is neither."""
+    for num_queries in (0, 9):
+        model = build(TEXT_CONFIG, num_query_tokens=num_queries, lm_head_bias=True)
+        word = model.config.query_token_id
+        model.lm_head.bias[word] = 100.0
+        inputs = {"input_ids": torch.tensor([[20, 21, 22]])}
+        answer = model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1]
+        assert (answer == word) == (num_queries == 0)
+        ids = torch.tensor([[20, 21] + [word] * max(num_queries, 1)])
+        loss = model(input_ids=ids, labels=torch.where(ids == word, word, -100)).loss
+        assert loss.isnan() if num_queries else loss < 1e-3
+
+
 @pytest.mark.parametrize("embq_layer", [[], [1, 1], [0, 3]])
 def test_impossible_layers_are_refused(embq_layer):
     with pytest.raises(StrictDataclassError, match="embq_layer"):

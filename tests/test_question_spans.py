@@ -16,12 +16,15 @@ def later_turn(answer: list[int], question: list[int], images: int = 0) -> list[
     return answer + USER_PREFIX + ([IMAGE] * 9 + [NEWLINE]) * images + question + RUN + ASSISTANT
 
 
-def questions(rows: list[list[int]], side: str = "right") -> tuple[list[list[list[int]]], list[list[list[int]]]]:
+def questions(
+    rows: list[list[int]], side: str = "right", pad_token_id: int = PAD
+) -> tuple[list[list[list[int]]], list[list[list[int]]]]:
     """What each run of each row reads: the question's ids, and the numbers of the images it sees."""
-    ids = pad(rows, side)
+    ids, config = pad(rows, side, pad_token_id), tiny_config()
+    config.text_config.pad_token_id = pad_token_id
     num_images = int((ids == IMAGE).sum()) // 9
     runs = [row.count(QUERY) // 9 for row in rows]
-    spans = find_query_spans(ids, tiny_config(), max_runs=max(runs), num_images=num_images, tokens_per_image=9)
+    spans = find_query_spans(ids, config, max_runs=max(runs), num_images=num_images, tokens_per_image=9)
     assert spans.valid.sum(1).tolist() == runs
     texts, seen = [], []
     for b, n in enumerate(runs):
@@ -90,3 +93,12 @@ def test_padding_behind_an_answer_that_ended_early():
     assert (
         questions([first_turn([10]) + turn], "left")[0] == questions([first_turn([10]) + turn, ROWS[0]], "left")[0][:1]
     )
+
+
+def test_padding_may_be_the_token_that_opens_the_header():
+    """ChatML pads with the `<|im_end|>` that ends a turn."""
+    opener = USER_PREFIX[0]
+    early = [*first_turn([10, 11]), 500, opener, opener, opener, *USER_PREFIX[1:], 20, 21, *RUN, *ASSISTANT]
+    rows = [ROWS[0], early, first_turn([40])]
+    for side in ("right", "left"):
+        assert questions(rows, side, opener)[0] == [QUESTIONS[0], [[10, 11], [20, 21]], [[40]]]

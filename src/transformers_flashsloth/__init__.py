@@ -20,7 +20,8 @@ from .authors_auto import AuthorsModel, AuthorsProcessor
 from .authors_checkpoint import AUTHORS_TO_OURS
 from .configuration_flashsloth import FlashSlothConfig
 from .image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorTorchvision
-from .modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel, FlashSlothPreTrainedModel
+from .modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel
+from .pretrained_flashsloth import FlashSlothPreTrainedModel
 from .processing_flashsloth import FlashSlothProcessor
 from .video_processing_flashsloth import FlashSlothVideoProcessor
 

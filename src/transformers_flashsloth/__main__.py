@@ -62,21 +62,23 @@ def chat(options: argparse.Namespace) -> int:
 
 def build(options: argparse.Namespace) -> int:
     """Writes a new, untrained model of two backbones, with its processor."""
-    from .modeling_flashsloth import FlashSlothForConditionalGeneration
-    from .processing_flashsloth import FlashSlothProcessor
+    from .build_checkpoint import build_checkpoint
 
-    if options.output.exists():
-        raise InputError(f"{str(options.output)!r} exists already")
-    parts, choices = (options.text, options.vision), options.choices | {"text_options": {}}
+    choices = dict(options.choices)
     if options.gguf_file:
-        choices["text_options"]["gguf_file"] = options.gguf_file
+        choices["text_options"] = {"gguf_file": options.gguf_file}
     try:
-        processor = FlashSlothProcessor.from_backbones(*parts, image_hd=options.hd, **choices)
-        model = FlashSlothForConditionalGeneration.from_backbones(*parts, dtype=options.dtype, **choices)
+        model = build_checkpoint(
+            options.output,
+            options.text,
+            options.vision,
+            dtype=options.dtype,
+            image_hd=options.hd,
+            seed=options.seed,
+            **choices,
+        )
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(error.__cause__ if isinstance(error, StrictDataclassError) else error) from error
-    model.save_pretrained(options.output)
-    processor.save_pretrained(options.output)
     sys.stdout.write(f"Wrote a new FlashSloth of {model.num_parameters():,} parameters to {options.output}.\n")
     return 0
 
@@ -180,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser_build.add_argument("--output", type=Path, required=True, metavar="DIR", help="does not exist yet")
     parser_build.add_argument("--hd", action="store_true", help="read images in high definition")
     parser_build.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser_build.add_argument("--seed", type=int, default=0, help="of the new parts (default: %(default)s)")
     parser_build.add_argument("--gguf-file", metavar="FILE", help="read the decoder of this file in TEXT")
     parser_build.add_argument(
         "--set",

@@ -148,7 +148,7 @@ class FlashSlothConfig(PreTrainedConfig):
             raise ValueError(
                 f"{pretrained_model_name_or_path} is no FlashSloth: its config.json says `model_type` "
                 f"{config['model_type']!r} and `architectures` {config.get('architectures')}. To build a new "
-                "FlashSloth from a decoder and a vision tower run `python conversion/build_from_backbones.py`."
+                "FlashSloth from a decoder and a vision tower run `flashsloth build`."
             )
         return config, unused
 
@@ -205,6 +205,11 @@ class FlashSlothConfig(PreTrainedConfig):
         """The decoder layers that an embedded query module runs before; none without queries."""
         layers = [self.embq_layer] if isinstance(self.embq_layer, int) else list(self.embq_layer)
         return layers if self.num_query_tokens else []
+
+    @property
+    def placeholder_ids(self) -> tuple[int, ...]:
+        """Ids that stand for images and queries: never generated, never learned. Without queries only the image's."""
+        return (self.image_token_id, self.query_token_id) if self.num_query_tokens else (self.image_token_id,)
 
     @property
     def num_hidden_layers(self) -> int:

@@ -1,4 +1,4 @@
-"""What `generate` needs to know of FlashSloth; the one place that overrides private methods of transformers."""
+"""What `generate` needs to know of FlashSloth, and which private methods of transformers' generation it overrides."""
 
 from functools import partial
 from weakref import WeakMethod
@@ -64,13 +64,9 @@ class FlashSlothGenerationMixin(GenerationMixin):
             new_images = self._uncached(kwargs.pop("pixel_values"), kwargs["input_ids"], past)
             kwargs |= {"pixel_values": new_images} if len(new_images) else {}
         device = "cpu" if self.device.type == "meta" else self.device  # offloaded weights lie on no device
-        suppress = SuppressPlaceholders(self._placeholders, device=device)
+        suppress = SuppressPlaceholders(list(self.config.placeholder_ids), device=device)
         processors = LogitsProcessorList([*(logits_processor or []), suppress])
         return super().generate(inputs, generation_config, processors, *args, **kwargs)
-
-    @property
-    def _placeholders(self) -> list[int]:
-        return [self.config.image_token_id, self.config.query_token_id]
 
     def init_continuous_batching(self, *args, **kwargs):
         """
@@ -164,7 +160,7 @@ class FlashSlothGenerationMixin(GenerationMixin):
         generator = super()._get_candidate_generator(*args, **kwargs)
         # Held weakly, or its caches would outlive it until the garbage collector comes round.
         get_candidates = WeakMethod(generator.get_candidates)
-        generator.get_candidates = partial(_without_placeholders, get_candidates, self._placeholders)
+        generator.get_candidates = partial(_without_placeholders, get_candidates, self.config.placeholder_ids)
         return generator
 
     def _prepare_cache_for_generation(
@@ -199,7 +195,7 @@ class FlashSlothGenerationMixin(GenerationMixin):
 
 
 def _without_placeholders(
-    get_candidates: WeakMethod, placeholders: list[int], input_ids: torch.LongTensor, **kwargs
+    get_candidates: WeakMethod, placeholders: tuple[int, ...], input_ids: torch.LongTensor, **kwargs
 ) -> tuple[torch.LongTensor, torch.Tensor | None]:
     """
     What the method proposes behind `input_ids` `(1, L)`, up to the first placeholder: that is never accepted, and

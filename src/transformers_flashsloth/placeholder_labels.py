@@ -44,8 +44,7 @@ def ignore_placeholders_first(model: nn.Module, args: tuple, kwargs: dict) -> tu
     input_ids, labels = kwargs.get("input_ids", args[0] if args else None), kwargs.get("labels")
     if not _are_alike(labels, input_ids):
         return None
-    placeholder_ids = (model.config.image_token_id, model.config.query_token_id)
-    return args, kwargs | {"labels": ignore_placeholders(labels, input_ids, placeholder_ids)}
+    return args, kwargs | {"labels": ignore_placeholders(labels, input_ids, model.config.placeholder_ids)}
 
 
 def _are_alike(labels, input_ids) -> bool:

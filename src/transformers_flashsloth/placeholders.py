@@ -74,7 +74,7 @@ def ids_of_structure(inputs_embeds: torch.Tensor, embed: nn.Module, config: Flas
     other position. Returns `(B, L)`.
     """
     ids = torch.full(inputs_embeds.shape[:2], OTHER, dtype=torch.long, device=inputs_embeds.device)
-    for token_id in (config.image_token_id, config.query_token_id, *config.user_prefix_ids):
+    for token_id in (*config.placeholder_ids, *config.user_prefix_ids):
         embedding = embed(torch.full((), token_id, device=inputs_embeds.device))
         ids = torch.where((inputs_embeds == embedding).all(-1), token_id, ids)
     return ids

@@ -50,7 +50,8 @@ def question_starts(
     starts = shift(image_ends, 2)
     header = torch.full_like(is_image, bool(user_prefix_ids))
     for distance, token_id in enumerate(reversed(user_prefix_ids), start=1):
-        if distance == len(user_prefix_ids):
+        # The header may begin with the very token that pads (ChatML's `<|im_end|>`); padding then is a beginning too.
+        if distance == len(user_prefix_ids) and token_id != pad_token_id:
             input_ids = _through_padding(input_ids, pad_token_id)
         header = header & shift((input_ids == token_id) | (input_ids == UNKNOWN), distance)
     return starts | header

@@ -7,7 +7,7 @@ captions, with its schedule (learning rate 1e-3, 256 rows a step, one epoch):
     accelerate launch -m transformers_flashsloth.train_stage1 --model_name_or_path untrained-flashsloth \
         --llava_json blip_laion_cc_sbu_558k.json --image_folder images --on_error skip --output_dir stage1
 
-All flags of TRL's `SFTConfig` work. `conversion/build_from_backbones.py` makes the untrained model.
+All flags of TRL's `SFTConfig` work. `flashsloth build` makes the untrained model.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """A new FlashSloth from tiny stock checkpoints."""
 
+import build_from_backbones
 import pytest
 import torch
-from build_from_backbones import build
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     PhiConfig,
@@ -17,6 +17,7 @@ from transformers import (
 
 from tests.phi_tokenizer import build_phi_tokenizer
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
+from transformers_flashsloth.build_checkpoint import build_checkpoint
 
 VISION = {"hidden_size": 48, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 VISION |= {"image_size": 84, "patch_size": 14}
@@ -55,7 +56,7 @@ def stock_tokenizer(directory):
 @pytest.fixture(scope="module")
 def built(phi, vision, tmp_path_factory):
     directory = tmp_path_factory.mktemp("built") / "new"
-    build(directory, str(phi), str(vision))
+    build_checkpoint(directory, str(phi), str(vision))
     return directory
 
 
@@ -102,8 +103,8 @@ def test_answers_and_is_seeded(built, phi, vision, tmp_path):
         text="USER: <image>\nHm?<learnable> ASSISTANT:", images=torch.zeros(3, 9, 9), return_tensors="pt"
     )
     assert model.generate(**inputs, max_new_tokens=3).shape[1] > inputs.input_ids.shape[1]
-    build(tmp_path / "same", str(phi), str(vision))
-    build(tmp_path / "other", str(phi), str(vision), seed=1)
+    build_checkpoint(tmp_path / "same", str(phi), str(vision))
+    build_checkpoint(tmp_path / "other", str(phi), str(vision), seed=1)
     same, other = (FlashSlothForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("same", "other"))
     assert all(map(torch.equal, same.state_dict().values(), model.state_dict().values()))
     assert not torch.equal(other.model.query_tokens.weight, model.model.query_tokens.weight)
@@ -114,7 +115,9 @@ def test_another_decoder_with_a_full_vocabulary(vision, tmp_path):
     config = Qwen2Config(**TEXT, num_key_value_heads=2, vocab_size=50257, tie_word_embeddings=True)
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "qwen")
     stock_tokenizer(tmp_path / "qwen")
-    build(tmp_path / "new", str(tmp_path / "qwen"), str(vision), image_hd=True, embq_layer=2, num_query_tokens=3)
+    build_checkpoint(
+        tmp_path / "new", str(tmp_path / "qwen"), str(vision), image_hd=True, embq_layer=2, num_query_tokens=3
+    )
     model = FlashSlothForConditionalGeneration.from_pretrained(tmp_path / "new")
     assert model.get_input_embeddings().num_embeddings == model.lm_head.out_features == 50298
     assert model.lm_head.weight is model.get_input_embeddings().weight
@@ -128,14 +131,36 @@ def test_another_decoder_with_a_full_vocabulary(vision, tmp_path):
 
 def test_parts_that_do_not_fit(phi, vision, tmp_path):
     with pytest.raises(StrictDataclassError, match="is no layer of the decoder"):
-        build(tmp_path / "new", str(phi), str(vision), embq_layer=9)
+        build_checkpoint(tmp_path / "new", str(phi), str(vision), embq_layer=9)
     with pytest.raises(StrictDataclassError, match="does not tile the 6x6 patch grid"):
-        build(tmp_path / "new", str(phi), str(vision), pooling_window=4)
+        build_checkpoint(tmp_path / "new", str(phi), str(vision), pooling_window=4)
     with pytest.raises(StrictDataclassError, match=r"`vision_feature_layer`=-5 is no layer .* choose one of -4 to 3"):
-        build(tmp_path / "new", str(phi), str(vision), vision_feature_layer=-5)
+        build_checkpoint(tmp_path / "new", str(phi), str(vision), vision_feature_layer=-5)
     SiglipVisionModel(SiglipVisionConfig(**VISION | {"num_hidden_layers": 1})).save_pretrained(tmp_path / "shallow")
     config = SiglipVisionConfig(**VISION)
     config.save_pretrained(tmp_path / "shallow")
     with pytest.raises(ValueError, match=r"lacks 16 weights, such as encoder\.layers\.1"):
-        build(tmp_path / "new", str(phi), str(tmp_path / "shallow"))
+        build_checkpoint(tmp_path / "new", str(phi), str(tmp_path / "shallow"))
     assert not (tmp_path / "new").exists()
+
+
+def test_what_fails_half_way_leaves_nothing(phi, vision, tmp_path, monkeypatch):
+    def fails(self, directory):
+        assert (directory / "model.safetensors").exists()
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(FlashSlothProcessor, "save_pretrained", fails)
+    with pytest.raises(OSError, match="the disk is gone"):
+        build_checkpoint(tmp_path / "new", str(phi), str(vision))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "new").mkdir()
+    with pytest.raises(FileExistsError, match="exists already"):
+        build_checkpoint(tmp_path / "new", "no such decoder", str(vision))  # said before anything is read
+
+
+def test_the_command_of_conversion(phi, vision, tmp_path, monkeypatch):
+    options = ["--decoder", str(phi), "--vision", str(vision), "--embq-layer", "3", "--pooling", "average"]
+    monkeypatch.setattr("sys.argv", ["build_from_backbones.py", str(tmp_path / "new"), *options])
+    assert "Wrote a new FlashSloth of" in build_from_backbones.main()
+    config = FlashSlothForConditionalGeneration.from_pretrained(tmp_path / "new").config
+    assert (config.embq_layer, config.pooling) == (3, "average")

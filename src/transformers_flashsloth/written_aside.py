@@ -21,8 +21,7 @@ def written_aside(destination: Path, num_bytes: int) -> Iterator[Path]:
         FileExistsError: if `destination` exists.
         OSError: if there is not enough space left.
     """
-    if destination.exists():
-        raise FileExistsError(f"{destination} exists already: remove it or choose another place.")
+    check_is_new(destination)
     partial = destination.with_name(f"{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -35,3 +34,9 @@ def written_aside(destination: Path, num_bytes: int) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def check_is_new(destination: Path) -> None:
+    """Raises FileExistsError if `destination` exists."""
+    if destination.exists():
+        raise FileExistsError(f"{destination} exists already: remove it or choose another place.")
