@@ -50,17 +50,24 @@ def test_to_count_each_ninth_offers_a_middle_or_the_ground():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_as_many_ninths_offer_a_thing_as_there_are_things_in_different_ninths(kind):
+def test_a_ninth_offers_the_middles_that_lie_in_it_and_else_the_ground(kind):
     random = Random(7)
+    rows, columns = np.divmod(np.arange(GRID * GRID), GRID)
+    ninth_of = rows * 3 // GRID * 3 + columns * 3 // GRID
     for _ in range(40):
         scene = scene_of(kind, random)
         shown, middles = scene.covered() >= 0.3, scene.middles()
         counted = grounding_of([scene], [[Turn("", "", "count", tuple(range(len(scene.things))))]]).counted[0, 0]
-        assert counted.any(-1).all()
-        rows, columns = middles // GRID, middles % GRID
-        expected = len(set(zip(rows * 3 // GRID, columns * 3 // GRID, strict=True)))
-        near_middle = np.isin(np.arange(GRID * GRID), middles) | shown.any(-1)
-        assert (counted & torch.from_numpy(near_middle)).any(-1).sum() >= expected
+        for ninth, offered in enumerate(counted.numpy()):
+            assert offered.any() and (ninth_of[offered] == ninth).all()
+            inside = middles[ninth_of[middles] == ninth]
+            ground = (ninth_of == ninth) & ~shown.any(-1)
+            if len(inside):
+                assert offered[inside].all()
+                steps = [np.maximum(abs(rows - rows[m]), abs(columns - columns[m])) for m in inside]
+                assert (np.min(steps, 0)[offered] <= 1).all()
+            elif ground.any():
+                assert (offered == ground).all()
 
 
 def test_nothing_is_marked_where_nobody_knows():
