@@ -28,6 +28,13 @@ def torchao_config(bits: int) -> TorchAoConfig:
     return TorchAoConfig(IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)))
 
 
+def packed_int4_config() -> TorchAoConfig:
+    """Two values in a byte, with torch's own kernel for CPUs."""
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+
+    return TorchAoConfig(PrototypeInt4WeightOnlyConfig(group_size=32, set_inductor_config=False))
+
+
 def quanto_is_here() -> bool:
     return importlib.util.find_spec("optimum") is not None and importlib.util.find_spec("optimum.quanto") is not None
 
@@ -36,6 +43,7 @@ def quanto_is_here() -> bool:
 METHODS = [
     pytest.param(lambda: torchao_config(8), 0.05, True, marks=needs("torchao"), id="torchao int8"),
     pytest.param(lambda: torchao_config(4), 0.4, True, marks=needs("torchao"), id="torchao int4"),
+    pytest.param(packed_int4_config, 0.4, False, marks=needs("torchao"), id="torchao packed int4"),
     pytest.param(
         lambda: BitsAndBytesConfig(load_in_8bit=True), 0.05, True, marks=needs("bitsandbytes"), id="bitsandbytes int8"
     ),
