@@ -10,6 +10,7 @@ Each finished row is kept as a JSON file, and a run that was stopped goes on beh
 import argparse
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 from .compare_report import write_report
 from .options import common_parser, settings_of
@@ -46,7 +47,14 @@ def main(arguments: list[str] | None = None) -> None:
                 _measure_group(flashsloth, name, settings, options, seconds)
         finally:
             flashsloth.close()
-    print(write_report(options.output, [row for name in options.models for row in GROUPS[name]], options.readme))
+    print(
+        write_report(
+            options.output,
+            [row for name in options.models for row in GROUPS[name]],
+            options.readme,
+            options.short_readme,
+        )
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
                         help=f"of {', '.join(GROUPS)}; all by default")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="samples of a row at most (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=25, help="time that repeats are cut for (default %(default)s)")
+    parser.add_argument("--short-readme", type=Path, help="document whose marked place gets one short table")
     parser.add_argument("--fresh", action="store_true", help="measure also what --output holds already")
     return parser
 

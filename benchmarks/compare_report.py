@@ -1,5 +1,6 @@
 """The comparison's tables and its figure, from the JSON files of its rows."""
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +15,17 @@ TIMES = ["model", "visual tokens", "TTFT / floor", "the same, CPU time", "TTFT /
          "x roofline"]  # fmt: skip
 SIZES = ["model", "prompt", "TFLOP", "of which vision", "compression", "weights, GB", "KV cache, MB",
          "peak memory, GB"]  # fmt: skip
+SHORT = ["model", "visual tokens", "time to first token", "decoding speed", "KV cache, MB", "weights, GB"]
+ALT = "Time to the first token by its parts, and decoding speed, of each model in multiples of the floor's."
 
 
-def write_report(directory: Path, names: list[str], readme: Path | None = None) -> str:
+def write_report(
+    directory: Path, names: list[str], readme: Path | None = None, short_readme: Path | None = None
+) -> str:
     """
     Writes `summary.json`, `tables.md` and, where matplotlib is installed, `figure.png`; with `readme` also the tables
-    into that document, between the marks named "compare".
+    into that document, between the marks named "compare", and the figure beside it as `compare.png`; with
+    `short_readme` one short table, between the marks named "speed".
 
     Returns:
         `str`: the tables.
@@ -30,10 +36,20 @@ def write_report(directory: Path, names: list[str], readme: Path | None = None) 
     write_json(directory / "summary.json", summaries)
     text = tables(rows, summaries)
     (directory / "tables.md").write_text(text + "\n")
-    text += "\n\n" + draw(directory / "figure.png", summaries)
+    figure = directory / "figure.png"
+    is_drawn = draw(figure, summaries)
     if readme is not None:
-        put_between_marks(readme, "compare", text)
-    return text
+        if is_drawn:
+            shutil.copy(figure, readme.with_name("compare.png"))
+        put_between_marks(readme, "compare", f"{text}\n\n![{ALT}](compare.png)" if is_drawn else text)
+    if short_readme is not None:
+        put_between_marks(short_readme, "speed", short_table(summaries))
+    return f"{text}\n\n" + (f"The figure is {figure}." if is_drawn else "No figure, as matplotlib is not installed.")
+
+
+def shown(name: str) -> str:
+    """How a row is called in tables: `ours` is FlashSloth."""
+    return name.replace(OURS, "FlashSloth", 1) if name.startswith(OURS) else name
 
 
 def ratios(row: dict, part: str, kind: str, floors: str = "floors") -> list[float]:
@@ -109,7 +125,7 @@ def tables(rows: dict, summaries: dict) -> str:
 def _times(name: str, found: dict) -> list[str]:
     shares = [f"{100 * found['shares'][part]['median']:.1f}" for part in PARTS]
     return [
-        name, str(found["facts"]["visual_tokens"]), with_spread(found.get("ttft_over_floor")),
+        shown(name), str(found["facts"]["visual_tokens"]), with_spread(found.get("ttft_over_floor")),
         with_spread(found.get("ttft_cpu_over_floor")), with_spread(found.get("ttft_over_own_floor"), digits=3),
         with_spread(found["ttft"]), *shares, with_spread(found["ttft_over_roofline"]),
         with_spread(found["tokens_per_second"]), with_spread(found.get("decode_over_floor")),
@@ -121,17 +137,31 @@ def _sizes(name: str, found: dict) -> list[str]:
     facts = found["facts"]
     flops = [f"{facts['flops'][part] / 1e12:.3f}" for part in ("total", "vision", "compression")]
     return [
-        name, str(facts["prompt_tokens"]), *flops, f"{facts['weight_bytes'] / 1e9:.2f}",
+        shown(name), str(facts["prompt_tokens"]), *flops, f"{facts['weight_bytes'] / 1e9:.2f}",
         f"{(facts['kv_bytes'] + facts['memory_bytes']) / 1e6:.1f}", f"{found['peak_bytes']['median'] / 1e9:.2f}",
     ]  # fmt: skip
 
 
-def draw(path: Path, summaries: dict) -> str:
-    """TTFT in multiples of the floor's, by stage, and decoding beside it. Returns a line for the tables."""
+def short_table(summaries: dict) -> str:
+    """What a user chooses by, the quickest to answer first; times and speeds in multiples of the floor's."""
+    models = {name: of for name, of in summaries.items() if "error" not in of and name not in (FLOOR, FLOOR_HD)}
+    lines = []
+    for name, found in sorted(models.items(), key=lambda item: item[1]["ttft_over_floor"]["median"]):
+        facts = found["facts"]
+        lines.append([
+            shown(name), str(facts["visual_tokens"]), with_spread(found["ttft_over_floor"]),
+            with_spread(found["decode_over_floor"]), f"{(facts['kv_bytes'] + facts['memory_bytes']) / 1e6:.1f}",
+            f"{facts['weight_bytes'] / 1e9:.2f}",
+        ])  # fmt: skip
+    return markdown_table(SHORT, lines)
+
+
+def draw(path: Path, summaries: dict) -> bool:
+    """TTFT in multiples of the floor's, by stage, and decoding beside it. Returns whether matplotlib is there."""
     try:
         from matplotlib import pyplot
     except ImportError:
-        return "No figure, as matplotlib is not installed."
+        return False
     names = [name for name in summaries if "error" not in summaries[name] and name != FLOOR_HD]
     ratio = {name: summaries[name].get("ttft_over_floor", {"median": 1.0})["median"] for name in names}
     names.sort(key=ratio.get, reverse=True)
@@ -145,22 +175,31 @@ def draw(path: Path, summaries: dict) -> str:
     start = [0.0] * len(names)
     for part, colour in zip(PARTS, ("#9aa5b1", "#4c78a8", "#e45756", "#72b7b2", "#d9d9d9"), strict=True):
         widths = [ratio[name] * shares[name][part] for name in names]
-        left.barh(names, widths, left=start, color=colour, label=part)
+        left.barh([*map(shown, names)], widths, left=start, color=colour, label=part)
         start = [begin + width for begin, width in zip(start, widths, strict=True)]
     for index, name in enumerate(names):
         tokens = summaries[name]["facts"]["visual_tokens"]
-        left.text(start[index], index, f"  {ratio[name]:.2f}  ({tokens} visual tokens)", va="center", fontsize=8)
+        # Clear of the line of the floor.
+        left.text(
+            max(start[index], 1.0 if ratio[name] > 0.5 else 0),
+            index,
+            f"  {ratio[name]:.2f}  ({tokens} visual tokens)",
+            va="center",
+            fontsize=8,
+        )
     left.axvline(1, color="black", linewidth=0.8, linestyle=":")
     left.set_xlim(0, max(start) * 1.4)
     left.set_xlabel("time to first token, in multiples of the floor's")
     left.legend(fontsize=8, loc="upper right")
     speeds = [summaries[name].get("decode_over_floor", {"median": 1.0})["median"] for name in names]
-    right.barh(names, speeds, color=["#f58518" if name.startswith(OURS) else "#bab0ac" for name in names])
+    right.barh(
+        [*map(shown, names)], speeds, color=["#f58518" if name.startswith(OURS) else "#bab0ac" for name in names]
+    )
     right.axvline(1, color="black", linewidth=0.8, linestyle=":")
     right.set_xlabel("decoding speed, over stock Phi's")
     for label in left.get_yticklabels():
-        label.set_fontweight("bold" if label.get_text().startswith(OURS) else "normal")
+        label.set_fontweight("bold" if label.get_text().startswith(shown(OURS)) else "normal")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
-    return f"The figure is {path.name}."
+    return True

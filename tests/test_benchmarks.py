@@ -148,15 +148,18 @@ class TestCompare:
     def test_command_runs_and_goes_on_where_it_stopped(self, tmp_path, capsys, monkeypatch):
         readme = tmp_path / "README.md"
         readme.write_text("a\n<!-- compare begin -->\nold\n<!-- compare end -->\nb\n")
+        short = tmp_path / "SHORT.md"
+        short.write_text("<!-- speed begin -->\n<!-- speed end -->\n")
         arguments = [*QUICK, "--models", "ours", "--repeats", "1", "--output", str(tmp_path / "out")]
-        compare.main([*arguments, "--readme", str(readme)])
+        compare.main([*arguments, "--readme", str(readme), "--short-readme", str(short)])
         row = json.loads((tmp_path / "out" / "ours.json").read_text())
         assert len(row["samples"]) == 1
         assert len(row["floors"]) == 2
         assert row["machine"]["dtype"] == "float32"
-        assert "| ours | 81 |" in capsys.readouterr().out
-        assert "| ours | 81 |" in readme.read_text()
+        assert "| FlashSloth | 81 |" in capsys.readouterr().out
+        assert "| FlashSloth | 81 |" in readme.read_text()
         assert "old" not in readme.read_text()
+        assert "| FlashSloth | 81 | " in short.read_text() and "floor" not in short.read_text()
 
         def no_process(*args):
             raise AssertionError("measured again")
