@@ -1,5 +1,5 @@
 """
-The decoder in 8 and in 4 bits, weight-only, through transformers' TorchAoConfig: `python -m benchmarks.quantised`.
+The decoder in 8 and in 4 bits, weight-only, through transformers' quantisers: `python -m benchmarks.quantised`.
 
 Only the decoder's layers are quantised; vision, projector, EmbQ and language head stay as they are. Where a scheme does
 not run on this machine, its row has the library's own error. `--accuracy N` asks the shipped default model N
@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, TorchAoConfig
+from transformers import AutoModelForImageTextToText, QuantoConfig, TorchAoConfig
 
 from .measure import Clock, summary
 from .options import common_parser, settings_of
@@ -21,7 +21,6 @@ from .report import markdown_table, put_between_marks, with_spread, write_json
 from .sampling import TokenClock, generate
 from .subjects import photo
 
-KEPT = ["model.vision_tower", "model.multi_modal_projector", "model.embq", "lm_head"]
 PLAIN = "not quantised"
 HEADER = [
     "decoder",
@@ -35,15 +34,20 @@ GROUP = 32
 
 
 def schemes(device: str) -> dict[str, Callable]:
-    """Names and makers of torchao's configs; int4 has another packing on each kind of device."""
+    """Names and makers of transformers' configs; torchao's int4 has another packing on each kind of device."""
     from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 
     if torch.device(device).type == "cpu":
-        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig as CpuInt4WeightOnlyConfig
+        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 
-        return {"int8": Int8WeightOnlyConfig, "int4": partial(CpuInt4WeightOnlyConfig, group_size=GROUP)}
-    tiles = partial(Int4WeightOnlyConfig, group_size=GROUP, int4_packing_format="tile_packed_to_4d")
-    return {"int8": Int8WeightOnlyConfig, "int4": tiles}
+        int4 = partial(PrototypeInt4WeightOnlyConfig, group_size=GROUP)
+    else:
+        int4 = partial(Int4WeightOnlyConfig, group_size=GROUP, int4_packing_format="tile_packed_to_4d")
+    return {
+        "int8, quanto": lambda: QuantoConfig(weights="int8"),
+        "int8, torchao": lambda: TorchAoConfig(Int8WeightOnlyConfig()),
+        "int4, torchao": lambda: TorchAoConfig(int4()),
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -113,14 +117,16 @@ def load(directory: str, make: Callable, device: str, dtype: torch.dtype):
     A checkpoint with its decoder quantised as the config that `make` makes says.
 
     Raises:
-        Whatever torchao raises where it does not run, met on one linear, as transformers tells it in a long report.
+        Whatever the library raises where it does not run; torchao's is met on one linear, as transformers tells it in
+        a long report.
     """
-    from torchao.quantization import quantize_
+    config = make()
+    if isinstance(config, TorchAoConfig):
+        from torchao.quantization import quantize_
 
-    probe = nn.Linear(128, 128, device=device, dtype=dtype)
-    quantize_(probe, make())
-    probe(torch.zeros(1, 128, device=device, dtype=dtype))
-    config = TorchAoConfig(make(), modules_to_not_convert=KEPT)
+        probe = nn.Linear(128, 128, device=device, dtype=dtype)
+        quantize_(probe, config.quant_type)
+        probe(torch.zeros(1, 128, device=device, dtype=dtype))
     placing = {} if device == "cpu" else {"device_map": device}  # a device map asks for accelerate
     return AutoModelForImageTextToText.from_pretrained(
         directory, dtype=dtype, quantization_config=config, **placing
