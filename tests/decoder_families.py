@@ -138,12 +138,11 @@ REFUSED = {
         "dots3_note emu3 fuyu gemma3 gemma3n gemma4 gemma4_unified got_ocr2 llama4 mllama moss_transcribe_diarize "
         "musicgen musicgen_melody qwen3_5 qwen3_5_moe qwen4_exp"
     ),
-    # Encoders that can be made to decode, XLNet and Reformer; loops of few layers; two attentions a layer.
-    "has no list of its 4 layers": (
-        "bert bert-generation big_bird camembert data2vec-text electra ernie git megatron-bert reformer rembert "
-        "roberta roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xlnet xmod hrm_text"
+    # Encoders that can be made to decode, XLNet, Reformer; HRM goes round its layers, LongCat's have two attentions.
+    r"has no list of its \d+ layers": (
+        "bert bert-generation big_bird camembert data2vec-text electra ernie git hrm_text longcat_flash megatron-bert "
+        "reformer rembert roberta roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xlnet xmod"
     ),
-    "has no list of its 8 layers": "longcat_flash",
     "it does not hand keyword arguments on to its layers": ("codegen falcon gpt_neo gpt_neox_japanese gptj openai-gpt"),
     "not one stream of hidden states enters its layers": "deepseek_v4 hy_v4 qwen4_exp_text",
     "does not say `max_position_embeddings`": "bloom cpmant mpt recurrent_gemma",

@@ -77,11 +77,13 @@ def build_tower(
     try:
         tower = cut_tower(AutoModel.from_config(kept), config)
     except TypeError as error:
-        raise _refusal(
-            config,
-            f"it cannot be built with an `image_size` of {config.image_size} ({error}). Where its images are not "
-            "square, give it one number and name height and width in FlashSlothConfig's own `image_size`",
-        ) from error
+        size, reason = native_view_size(config), f"it cannot be built ({error})"
+        if not isinstance(size, int):
+            reason = (
+                f"it cannot be built with an `image_size` of {size} ({error}). Give it one number, and name height and "
+                "width in FlashSlothConfig's own `image_size`"
+            )
+        raise _refusal(config, reason) from error
     square = view_size[0] == view_size[1]
     if config.model_type not in KNOWN or not (square or config.model_type in TAKES_PATCHES):
         _try_out(kept, view_size, grid)
