@@ -4,7 +4,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, SwinConfig
 
 from tests.tiny_backbones import TEXT, VISION, build, generate, inputs_of, small
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
@@ -184,6 +184,17 @@ def test_final_norms_and_poolers_are_cut(family):
 def test_what_cannot_work_is_refused_by_name_and_reason(family, changes, reason):
     with pytest.raises((ValueError, StrictDataclassError), match=reason):
         build(TEXT_CONFIG, small(family, VISION, **changes), embq_num_heads=1)
+
+
+def test_towers_of_stages_are_refused():
+    """Where patches are merged on the way, or where layers cannot be left out."""
+    sizes = {"image_size": 16, "patch_size": 4, "window_size": 2}
+    merges = SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[2, 2], **sizes)
+    with pytest.raises(ValueError, match=r"'swin': it does not run .* \(2, 4, 16\) for 2 views of 4x4 patches"):
+        build(TEXT_CONFIG, merges, embq_num_heads=1)
+    one_stage = SwinConfig(embed_dim=16, depths=[2], num_heads=[2], **sizes)
+    with pytest.raises(ValueError, match="'swin': its config says `num_hidden_layers`, but not so that fewer"):
+        build(TEXT_CONFIG, one_stage, embq_num_heads=1, vision_feature_layer=0)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def check_decoder(decoder: PreTrainedModel) -> None:
     except _FirstLayerReached as reached:
         if not reached.takes_embq:
             raise _refusal(config, "it does not hand keyword arguments on to its layers") from None
-        if reached.shape != embedding.shape:  # hyper-connections
+        # Hyper-connections; the shape itself may differ, as OPT counts positions by the mask.
+        if reached.shape.numel() != embedding.numel():
             raise _refusal(
                 config,
                 f"not one stream of hidden states enters its layers, of the shape {tuple(embedding.shape)} for one "

@@ -87,6 +87,10 @@ def build_tower(
     square = view_size[0] == view_size[1]
     if config.model_type not in KNOWN or not (square or config.model_type in TAKES_PATCHES):
         _try_out(kept, view_size, grid)
+    if config.model_type not in KNOWN and num_layers < config.num_hidden_layers:
+        whole = config_of_layers(config, config.num_hidden_layers)
+        if _num_parameters(whole) == _num_parameters(kept):  # Swin, of a single stage
+            raise _refusal(config, "its config says `num_hidden_layers`, but not so that fewer of them are built")
     return tower
 
 
@@ -177,6 +181,11 @@ def _try_out(config: PreTrainedConfig, view_size: tuple[int, int], grid: tuple[i
         raise _refusal(config, f"it does not run on views of {view_size} pixels: {error}") from error
     if features.shape[-1] != config.hidden_size:
         raise _refusal(config, f"its features are {features.shape[-1]} wide, but its config says {config.hidden_size}")
+
+
+def _num_parameters(config: PreTrainedConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
 
 
 def _refusal(config: PreTrainedConfig, reason: str) -> ValueError:
