@@ -58,6 +58,7 @@ SIZES = TEXT | {
     "rotary_dim": 4,
     "hc_lowrank": 4,
 }
+MUSICGEN = {"text_encoder": {"model_type": "t5"}, "audio_encoder": {"model_type": "encodec"}, "decoder": {}}
 ALTERNATING = ["sliding_attention", "full_attention"] * 2
 LINEAR = ["linear_attention", "full_attention"] * 2
 # Attention of low rank has keys and values of its own for every head.
@@ -82,6 +83,12 @@ CHANGES = {
     "kimi_linear": {"layer_types": LINEAR},
     # Upstream minds its window in a static cache only.
     "moshi": {"sliding_window": 64},
+    "musicgen": MUSICGEN,
+    "musicgen_melody": {
+        "text_encoder": {"model_type": "t5"},
+        "audio_encoder": {"model_type": "encodec"},
+        "decoder": {},
+    },
     "nemotron_h": {"n_groups": 2, "layers_block_type": ["mamba", "attention", "moe", "attention"]},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
+from packaging.version import Version
 from transformers import AutoModelForCausalLM, set_seed
 
 from tests.decoder_families import FAMILIES, REFUSED, config_of
@@ -41,10 +43,17 @@ WORKING = [
 NORMALISES = ("nanochat",)
 # Modules there have names that linears have elsewhere, so that adapters have to be told their targets.
 NO_DEFAULT_TARGETS = ("moshi", "zaya")
+# In transformers 5.19.
+NOT_YET = {
+    "llama4_text": "it cannot make masks for static caches",
+    "moshi": "it does not hand keyword arguments on to its layers",
+}
 
 
 @pytest.fixture(scope="module", params=WORKING)
 def text_config(request):
+    if request.param in NOT_YET and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip(NOT_YET[request.param])
     return config_of(request.param)
 
 
