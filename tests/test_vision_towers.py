@@ -4,7 +4,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, SwinConfig
 
 from tests.tiny_backbones import TEXT, VISION, build, generate, inputs_of, small
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
@@ -23,6 +23,8 @@ FAMILIES = {
     "siglip_vision_model": ({}, 0),
     "vit": ({}, 1),
 }
+# Others of those that are tried out, some with relative positions or class tokens of their own.
+UNLISTED = ("beit", "chinese_clip_vision_model", "data2vec-vision", "mlcd_vision_model")
 TEXT_CONFIG = small("llama", TEXT)
 
 
@@ -33,6 +35,23 @@ def family(request):
 
 def tower_config(family, **changes):
     return small(family, VISION, **FAMILIES[family][0] | changes)
+
+
+def reached(model, patches):
+    """For each of these patches of an image, which features and which tokens change with its pixels."""
+    rows, columns = model.config.patch_grid
+    images = torch.randn(1, 1, 3, *model.config.view_size).repeat(1 + len(patches), 1, 1, 1, 1)
+    side = model.config.vision_config.patch_size
+    for image, patch in zip(images[1:], patches, strict=True):
+        top, left = patch // columns * side, patch % columns * side
+        image[..., top : top + side, left : left + side] += 1
+    with torch.no_grad():
+        outputs = model.get_image_features(images)
+    assert outputs.last_hidden_state.shape[1] == rows * columns
+    return [
+        [((image - states[0]).abs().amax(-1) > 1e-6).nonzero()[:, 0].tolist() for image in states[1:]]
+        for states in (outputs.last_hidden_state, outputs.pooler_output)
+    ]
 
 
 def layers_of_tower(tower):
@@ -116,15 +135,29 @@ def test_pairs_of_the_towers_own():
         build(TEXT_CONFIG, tower_config("siglip_vision_model", image_size=[8, 16]))
 
 
-def test_the_class_token_of_clip_at_224():
-    config = FlashSlothConfig(
-        text_config={"model_type": "phi"},
-        vision_config={"model_type": "clip_vision_model", "image_size": 224, "patch_size": 14},
-        pooling_window=4,
-    )
-    assert (config.patch_grid, config.tokens_per_view) == ((16, 16), 16)
-    with pytest.raises(StrictDataclassError, match=r"does not tile the 16x16 .* \[1, 2, 4, 8, 16\]"):
-        FlashSlothConfig(vision_config=config.vision_config, pooling_window=3)
+@pytest.mark.parametrize(("patch_size", "grid", "window"), [(14, 16, 4), (16, 14, 2), (32, 7, 7)])
+def test_the_class_token_of_clip_at_224(patch_size, grid, window):
+    config = tower_config("clip_vision_model", image_size=224, patch_size=patch_size)
+    model = build(TEXT_CONFIG, config, pooling_window=window, vision_feature_layer=0)
+    assert model.config.patch_grid == (grid, grid)
+    assert model.config.tokens_per_view == (grid // window) ** 2
+    features, tokens = reached(model, [0, grid - 1, grid * (grid - 1) - 1])
+    assert features == [[0], [grid - 1], [grid * (grid - 1) - 1]]
+    side = grid // window
+    assert tokens == [[0], [side - 1], [side * ((grid - 2) // window) + side - 1]]
+    with pytest.raises(StrictDataclassError, match=f"does not tile the {grid}x{grid} patch grid"):
+        FlashSlothConfig(vision_config=config, pooling_window=3, embq_num_heads=1)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *UNLISTED])
+def test_a_patch_of_the_image_reaches_its_own_token(family):
+    """In what enters the first layer; behind it, attention spreads everything."""
+    config = small(family, VISION, **FAMILIES[family][0]) if family in FAMILIES else small(family, VISION)
+    model = build(TEXT_CONFIG, config, vision_feature_layer=0)
+    features, tokens = reached(model, range(16))
+    assert features == [[patch] for patch in range(16)]
+    assert tokens == [[2 * (patch // 8) + patch % 4 // 2] for patch in range(16)]
+    assert generate(model, inputs_of(model, [20, 21])).shape == (1, 5)
 
 
 def test_final_norms_and_poolers_are_cut(family):
@@ -140,6 +173,8 @@ def test_final_norms_and_poolers_are_cut(family):
     [
         ("yolos", {"image_size": [16, 16]}, "'yolos': its detection tokens stand behind"),
         ("clip", {}, "'clip': it is a model of several parts"),
+        ("convnext", {}, "'convnext': its config does not say `hidden_size`"),
+        ("vit_mae", {}, "'vit_mae': it hides a random part of the patches"),
         ("resnet", {}, "'resnet': its config does not say"),
         ("sam_vision_model", {}, r"'sam_vision_model': it does not run .* have the shape \(2, 256, 4, 4\)"),
         ("pixtral", {}, r"'pixtral': it does not run .* have the shape \(1, 32, 32\)"),
@@ -149,6 +184,17 @@ def test_final_norms_and_poolers_are_cut(family):
 def test_what_cannot_work_is_refused_by_name_and_reason(family, changes, reason):
     with pytest.raises((ValueError, StrictDataclassError), match=reason):
         build(TEXT_CONFIG, small(family, VISION, **changes), embq_num_heads=1)
+
+
+def test_towers_of_stages_are_refused():
+    """Where patches are merged on the way, or where layers cannot be left out."""
+    sizes = {"image_size": 16, "patch_size": 4, "window_size": 2}
+    merges = SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[2, 2], **sizes)
+    with pytest.raises(ValueError, match=r"'swin': it does not run .* \(2, 4, 16\) for 2 views of 4x4 patches"):
+        build(TEXT_CONFIG, merges, embq_num_heads=1)
+    one_stage = SwinConfig(embed_dim=16, depths=[2], num_heads=[2], **sizes)
+    with pytest.raises(ValueError, match="'swin': its config says `num_hidden_layers`, but not so that fewer"):
+        build(TEXT_CONFIG, one_stage, embq_num_heads=1, vision_feature_layer=0)
 
 
 @pytest.mark.parametrize(

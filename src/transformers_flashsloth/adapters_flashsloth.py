@@ -23,7 +23,8 @@ logger = logging.get_logger(__name__)
 # Regular expressions over module names, as PEFT takes them; the leaf names are those of transformers' decoders.
 _LAYERS = "|".join(map(re.escape, LAYER_LISTS))
 _IN_DECODER = rf"(?:.*\.)?language_model\.(?:{_LAYERS})\.\d+\.(?:.*\.)?"
-DECODER_LINEARS = _IN_DECODER + r"(?:\w*_proj|fc\d|fc_\w+|w\d|dense(?:_\w+)?|query_key_value|c_fc)"
+# Nemotron-H's latent projections are linears in some of its models only.
+DECODER_LINEARS = _IN_DECODER + r"(?:(?!fc\d_latent)\w*_proj|fc\d|fc_\w+|w\d|dense(?:_\w+)?|query_key_value|c_fc)"
 OUTSIDE_THE_DECODER = r"(?:.*\.)?(?:vision_tower|multi_modal_projector|embq)\..*"
 # SAP and the projector, the learned queries, and the embedded query module.
 COMPRESSOR_MODULES = ["multi_modal_projector", "query_tokens", "embq"]

@@ -2,10 +2,11 @@
 
 import torch
 from torch import nn
-from transformers import AutoModel, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModel, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_masks_for_generate
 
 # Where decoders of transformers keep their layers.
-LAYER_LISTS = ("layers", "h", "decoder.layers")
+LAYER_LISTS = ("layers", "h", "blocks", "decoder.layers")
 # Decoders whose language head has a bias though their config has no word for it.
 HEADS_WITH_BIAS = ("phi", "gptj", "codegen", "ctrl")
 # Of decoders that multiply the embeddings they are given by `embedding_multiplier`, inside their `forward`.
@@ -24,7 +25,11 @@ REFUSED = {
 
 def check_text_config(config: PreTrainedConfig) -> None:
     """Raises ValueError, with the reason, for a decoder whose config says that FlashSloth cannot be built on it."""
-    if config.get_text_config() is not config:
+    try:
+        is_text = config.get_text_config() is config
+    except ValueError:  # of MusicGen, which has two
+        is_text = False
+    if not is_text:
         raise ValueError(
             f"{config.model_type!r} is a model of several parts and no decoder: pass its text part alone, "
             "`config.get_text_config()`."
@@ -58,6 +63,12 @@ def finish_logits(logits: torch.Tensor, config: PreTrainedConfig) -> torch.Tenso
     if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def masks_for_generate(config: PreTrainedConfig, **inputs) -> torch.Tensor | dict[str, torch.Tensor] | None:
+    """The masks of a static cache as the decoder's own language model makes them, some for each kind of layer."""
+    language_model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return getattr(language_model, "create_masks_for_generate", create_masks_for_generate)(config=config, **inputs)
 
 
 def undo_scale(tokens: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
@@ -95,7 +106,8 @@ def layers_of(decoder: PreTrainedModel) -> nn.ModuleList:
         layers = getattr(owner, last, None)
         if isinstance(layers, nn.ModuleList) and len(layers) == decoder.config.num_hidden_layers:
             return layers
-    raise _refusal(decoder.config, f"{type(decoder).__name__} has no list of its layers ({', '.join(LAYER_LISTS)})")
+    name, count = type(decoder).__name__, decoder.config.num_hidden_layers
+    raise _refusal(decoder.config, f"{name} has no list of its {count} layers ({', '.join(LAYER_LISTS)})")
 
 
 def embedding_name(decoder: PreTrainedModel) -> str:
@@ -119,6 +131,8 @@ def check_decoder(decoder: PreTrainedModel) -> None:
     except ValueError:
         raise _refusal(config, "it has no attention layer, and its cache counts no positions") from None
     weight = decoder.get_input_embeddings().weight
+    if weight.shape[-1] != config.hidden_size:  # the smallest OPT
+        raise _refusal(config, f"its embeddings are {weight.shape[-1]} wide, but its layers {config.hidden_size}")
     embedding = torch.zeros((1, 1, weight.shape[-1]), dtype=weight.dtype, device=weight.device)
     # A mask that is whole: making one can take more than what is tried here, with flexible attention a compilation.
     mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=weight.device)
@@ -128,6 +142,13 @@ def check_decoder(decoder: PreTrainedModel) -> None:
     except _FirstLayerReached as reached:
         if not reached.takes_embq:
             raise _refusal(config, "it does not hand keyword arguments on to its layers") from None
+        # Hyper-connections; the shape itself may differ, as OPT counts positions by the mask.
+        if reached.shape.numel() != embedding.numel():
+            raise _refusal(
+                config,
+                f"not one stream of hidden states enters its layers, of the shape {tuple(embedding.shape)} for one "
+                f"position, but what has the shape {tuple(reached.shape)}",
+            ) from None
     except Exception as error:
         if weight.is_meta:
             return  # some code cannot run without values; what is loaded was tried out when it was new
@@ -137,13 +158,13 @@ def check_decoder(decoder: PreTrainedModel) -> None:
 
 
 class _FirstLayerReached(Exception):
-    def __init__(self, takes_embq: bool):
+    def __init__(self, takes_embq: bool, shape: torch.Size):
         super().__init__()
-        self.takes_embq = takes_embq
+        self.takes_embq, self.shape = takes_embq, shape
 
 
 def _stop_at_first_layer(layer: nn.Module, args: tuple, kwargs: dict) -> None:
-    raise _FirstLayerReached(takes_embq=bool(args) and "embq" in kwargs)
+    raise _FirstLayerReached(bool(args) and "embq" in kwargs, args[0].shape if args else torch.Size())
 
 
 def _refusal(config: PreTrainedConfig, reason: str) -> ValueError:

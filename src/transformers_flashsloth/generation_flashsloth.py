@@ -4,11 +4,18 @@ from functools import partial
 from weakref import WeakMethod
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StaticCache, SuppressTokensLogitsProcessor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    StaticCache,
+    SuppressTokensLogitsProcessor,
+)
 from transformers.cache_utils import Cache
 from transformers.generation import CandidateGenerator, GenerationMixin
 
 from .assistant import Assistant
+from .decoders import masks_for_generate
 
 # Inputs of `generate` with a position in their second dimension.
 POSITIONED_INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "mm_token_type_ids")
@@ -109,6 +116,11 @@ class FlashSlothGenerationMixin(GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+
+    @staticmethod
+    def create_masks_for_generate(config: PreTrainedConfig, **inputs) -> torch.Tensor | dict[str, torch.Tensor] | None:
+        """As the decoder's own; upstream asks for masks this way where a cache is static."""
+        return masks_for_generate(config.get_text_config(), **inputs)
 
     def _pad_left(self, inputs: dict, past: int) -> dict:
         """Moves padding behind the tokens of a row's uncached positions in front of them; upstream cannot read it."""

@@ -77,14 +77,20 @@ def build_tower(
     try:
         tower = cut_tower(AutoModel.from_config(kept), config)
     except TypeError as error:
-        raise _refusal(
-            config,
-            f"it cannot be built with an `image_size` of {config.image_size} ({error}). Where its images are not "
-            "square, give it one number and name height and width in FlashSlothConfig's own `image_size`",
-        ) from error
+        size, reason = native_view_size(config), f"it cannot be built ({error})"
+        if not isinstance(size, int):
+            reason = (
+                f"it cannot be built with an `image_size` of {size} ({error}). Give it one number, and name height and "
+                "width in FlashSlothConfig's own `image_size`"
+            )
+        raise _refusal(config, reason) from error
     square = view_size[0] == view_size[1]
     if config.model_type not in KNOWN or not (square or config.model_type in TAKES_PATCHES):
         _try_out(kept, view_size, grid)
+    if config.model_type not in KNOWN and num_layers < config.num_hidden_layers:
+        whole = config_of_layers(config, config.num_hidden_layers)
+        if _num_parameters(whole) == _num_parameters(kept):  # Swin, of a single stage
+            raise _refusal(config, "its config says `num_hidden_layers`, but not so that fewer of them are built")
     return tower
 
 
@@ -175,6 +181,11 @@ def _try_out(config: PreTrainedConfig, view_size: tuple[int, int], grid: tuple[i
         raise _refusal(config, f"it does not run on views of {view_size} pixels: {error}") from error
     if features.shape[-1] != config.hidden_size:
         raise _refusal(config, f"its features are {features.shape[-1]} wide, but its config says {config.hidden_size}")
+
+
+def _num_parameters(config: PreTrainedConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
 
 
 def _refusal(config: PreTrainedConfig, reason: str) -> ValueError:
