@@ -216,10 +216,13 @@ def zero3(checkpoint: str, out: Path) -> None:
             engine.backward(loss)
             engine.step()
             losses.append([loss.item()])
+        engine.eval()
+        with torch.no_grad():
+            evaluated = engine(**pair[rank]).loss.item()
         report = {
             "local": sum(parameter.ds_tensor.numel() for parameter in model.parameters()),
             "losses": losses,
-            "evaluated": evaluate(engine, pair[rank]),
+            "evaluated": evaluated,
         }
         torch.save(report, out / f"{case}.{rank}.pt")
         engine.save_16bit_model(str(out / case))

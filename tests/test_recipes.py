@@ -189,7 +189,7 @@ def test_datasets_in_trls_formats_and_evaluation(llava, files, tmp_path, monkeyp
     cut = datasets.Dataset.from_dict({"images": images, "messages": [[question, answer]] * 8})
     cut.cast_column("images", features["images"]).save_to_disk(tmp_path / "cut")
     source[1] = str(tmp_path / "cut")
-    with pytest.raises(TrainingDataError, match="cut, split train, row 6: its image .* cannot be decoded"):
+    with pytest.raises(TrainingDataError, match=r"cut, split train, row 6: its image .* cannot be decoded"):
         finetune_lora.main(source)
 
 
@@ -241,10 +241,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(llava, tmp_path, monkeypatch)
     assert asked == [str(tmp_path / "last" / "checkpoint-2")]
     with pytest.raises(InputError, match="nothing of this recipe to resume from"):
         finetune_lora.main(replaced(run, resume_from_checkpoint="true", output_dir=tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="nothing left to train: .*checkpoint-4' is the last step"):
+    with pytest.raises(InputError, match=r"nothing left to train: .*checkpoint-4' is the last step"):
         finetune_lora.main(replaced(run, resume_from_checkpoint="true"))
     (checkpoint / "recipe.json").write_text("{")
-    with pytest.raises(InputError, match="recipe.json' is damaged .* resume from an earlier checkpoint"):
+    with pytest.raises(InputError, match=r"recipe.json' is damaged .* resume from an earlier checkpoint"):
         finetune_lora.main(resume)
     with pytest.raises(InputError, match="checkpoint-4' is an adapter: train its model, or merge"):
         finetune_lora.main(replaced(run, model_name_or_path=tmp_path / "output" / "checkpoint-4"))
@@ -263,6 +263,8 @@ def test_the_schedule_of_the_release(llava, tmp_path, monkeypatch):
         assert training.lr_scheduler_type == "cosine" and training.optim == "adamw_torch"
         assert training.train_sampling_strategy == "group_by_length"
         assert recipe.main([*bare, "--gradient_accumulation_steps", "5"]).args.gradient_accumulation_steps == 5
+        with pytest.raises(InputError, match="--use_peft is for finetune_lora"):
+            recipe.main([*bare, "--use_peft"])
         with pytest.raises(InputError, match="--global_batch_size 9 is no multiple of the 2 rows of 1 processes"):
             recipe.main([*bare, "--global_batch_size", "9", "--per_device_train_batch_size", "2"])
 

@@ -19,6 +19,8 @@ from tests.training_files import llava_rows, write_images, write_rows  # noqa: E
 from transformers_flashsloth import FlashSlothProcessor, training_data, training_dataset  # noqa: E402
 from transformers_flashsloth.row_files import TrainingDataError  # noqa: E402
 from transformers_flashsloth.training_data import read_image_folder, read_llava_json  # noqa: E402
+from transformers_flashsloth.training_lengths import Ruler  # noqa: E402
+from transformers_flashsloth.training_rows import RowError  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +243,22 @@ def test_a_broken_row_behind_many_sound_ones(tmp_path, images, processor, warnin
     files = datasets.Dataset.from_dict({"image": [str(images / "0.png"), "gone.png", "https://some.where/0.png"]})
     assert training_dataset.check_images(files) == {1: ("image", "there is no image file 'gone.png'")}
     assert training_dataset.check_images(files.rename_column("image", "text")) == {}
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        (None, "its messages are no list of"),
+        (["hello"], "its messages are no list of"),
+        ([{"from": "human", "value": "hello"}], "its messages are no list of"),
+        ([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": None}], "an answer is empty"),
+        ([{"role": "user", "content": "Why?"}], "it has no answer"),
+        ([{"role": "bot", "content": "Why?"}], "Invalid role in message: bot"),
+    ],
+)
+def test_messages_of_another_form(processor, messages, problem):
+    with pytest.raises(RowError, match=problem):
+        Ruler(processor, 250).length({"messages": messages}, 0)
 
 
 def test_missing_files_and_folders(tmp_path, images):

@@ -131,6 +131,8 @@ def parse_arguments(
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size"):
         if getattr(script, name, getattr(training, name, 1)) < 1:
             raise InputError(f"--{name} must be at least 1")
+    if model_args.use_peft and isinstance(script, StageArguments):
+        raise InputError("--use_peft is for finetune_lora: a stage trains the model itself, without adapters")
     return script, training, model_args
 
 
