@@ -94,6 +94,22 @@ def expected(tiny_checkpoint) -> dict:
     return worker.tensor_parallel_report(worker.load(tiny_checkpoint), tiny_checkpoint)
 
 
+def test_evaluating_text_alone_runs_a_tower_that_other_ranks_gather(tiny_checkpoint, model, monkeypatch):
+    """Under ZeRO-3 as under FSDP2; and only where a prompt begins."""
+    calls = []
+    handle = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    text = worker.batches(tiny_checkpoint)[1]
+    inputs = {name: text[name] for name in ("input_ids", "attention_mask")}
+    expected = model.eval()(**inputs).logits
+    assert not calls
+    monkeypatch.setattr(model.model.embq.up_proj.weight, "ds_id", 0, raising=False)
+    torch.testing.assert_close(model(**inputs).logits, expected)
+    assert len(calls) == 1
+    model.generate(**inputs, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert len(calls) == 2
+    handle.remove()
+
+
 class TestTensorParallel:
     def test_logits_and_tokens(self, native, expected):
         for rank in reports(native, "tensor parallel"):
