@@ -251,7 +251,7 @@ def test_a_broken_row_behind_many_sound_ones(tmp_path, images, processor, warnin
         (None, "its messages are no list of"),
         (["hello"], "its messages are no list of"),
         ([{"from": "human", "value": "hello"}], "its messages are no list of"),
-        ([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": None}], "an answer is empty"),
+        ([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": None}], "has no `content`"),
         ([{"role": "user", "content": "Why?"}], "it has no answer"),
         ([{"role": "bot", "content": "Why?"}], "Invalid role in message: bot"),
     ],

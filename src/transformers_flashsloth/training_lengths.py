@@ -93,4 +93,4 @@ def grouping_length(length: int, num_images: int) -> int:
 
 
 def _text(message: dict) -> str:
-    return "".join(part.get("text") or "" for part in message["content"] or ())
+    return "".join(part.get("text") or "" for part in message["content"])
