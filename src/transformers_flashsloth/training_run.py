@@ -52,10 +52,7 @@ def load_processor(script: DataArguments, model_args: ModelConfig) -> tuple[Flas
     path, revision = model_args.model_name_or_path, model_args.model_revision
     try:
         if find_adapter_config_file(path, revision=revision):
-            raise InputError(
-                f"{path!r} is an adapter: train its model, or merge the two into one first, "
-                f"`PeftModel.from_pretrained(model, {path!r}).merge_and_unload().save_pretrained(...)`"
-            )
+            raise InputError(f"{path!r} is an adapter: train its model, or merge the two first (`merge_and_unload`)")
         processor = FlashSlothProcessor.from_pretrained(path, revision=revision)
         config = FlashSlothConfig.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
