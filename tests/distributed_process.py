@@ -37,6 +37,8 @@ CASES = {
     "all apart": (None, APART),
 }
 """Case -> how its activations are checkpointed, how FSDP2 shards its modules."""
+ZERO3_CASES = {"plain": None, "re-entrant": {"use_reentrant": True}}
+"""Case -> how its activations are checkpointed."""
 TRL_CASES = {"sharded": (True, False), "sharded with LoRA": (True, True), "replicated": (False, False)}
 """Case -> whether transformers shards the model, whether an adapter is trained."""
 REPLICATED = ("query_tokens.weight", "embq.up_proj.weight", "multi_modal_projector.pooling.hidden_proj.weight")
@@ -190,12 +192,49 @@ def launched_by_accelerate(checkpoint: str, out: Path) -> None:
     torch.save(report, out / f"accelerate.{os.environ['RANK']}.pt")
 
 
+def zero3(checkpoint: str, out: Path) -> None:
+    """Full training with DeepSpeed, on what accelerate makes of its configuration."""
+    import deepspeed
+    from accelerate import Accelerator
+
+    # An operator that DeepSpeed would compile first; what torch has does the same.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    config = Accelerator().state.deepspeed_plugin.deepspeed_config
+    # Accelerate's own `prepare` takes CPUs for one process, so what it fills in is filled in here.
+    config |= {"train_batch_size": 2, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+    config |= {"gradient_clipping": 0.0, "zero_allow_untested_optimizer": True, "steps_per_print": STEPS + 1}
+    rank, pair = int(os.environ["RANK"]), batches(checkpoint)
+    for case, checkpointing in ZERO3_CASES.items():
+        model = load(checkpoint)
+        if checkpointing:
+            model.gradient_checkpointing_enable(checkpointing)
+        optimiser = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimiser, config=config)
+        losses = []
+        for step in range(STEPS):
+            loss = engine(**pair[(rank + step) % 2]).loss
+            engine.backward(loss)
+            engine.step()
+            losses.append([loss.item()])
+        engine.eval()
+        with torch.no_grad():
+            evaluated = engine(**pair[rank]).loss.item()
+        report = {
+            "local": sum(parameter.ds_tensor.numel() for parameter in model.parameters()),
+            "losses": losses,
+            "evaluated": evaluated,
+        }
+        torch.save(report, out / f"{case}.{rank}.pt")
+        engine.save_16bit_model(str(out / case))
+
+
 def main(part: str, checkpoint: str, out: str) -> None:
     torch.set_num_threads(1)
     parts = {
         "native": [fully_sharded, tensor_parallel],
         "trl": [trained_by_trl],
         "accelerate": [launched_by_accelerate],
+        "zero3": [zero3],
     }
     for run in parts[part]:
         run(checkpoint, Path(out))

@@ -20,12 +20,12 @@ CONFIGS = Path(transformers_flashsloth.__file__).parent / "accelerate_configs"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def launch(part: str, checkpoint: str, out: Path, options: list[str] = TWO) -> None:
+def launch(part: str, checkpoint: str, out: Path, options: list[str] = TWO, **environment: str) -> None:
     process = subprocess.run(
         [sys.executable, *options, worker.__file__, part, checkpoint, out],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         timeout=900,  # ranks that wait for one another in vain wait for hours
     )
     assert process.returncode == 0, process.stderr
@@ -94,6 +94,22 @@ def expected(tiny_checkpoint) -> dict:
     return worker.tensor_parallel_report(worker.load(tiny_checkpoint), tiny_checkpoint)
 
 
+def test_evaluating_text_alone_runs_a_tower_that_other_ranks_gather(tiny_checkpoint, model, monkeypatch):
+    """Under ZeRO-3 as under FSDP2; and only where a prompt begins."""
+    calls = []
+    handle = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    text = worker.batches(tiny_checkpoint)[1]
+    inputs = {name: text[name] for name in ("input_ids", "attention_mask")}
+    expected = model.eval()(**inputs).logits
+    assert not calls
+    monkeypatch.setattr(model.model.embq.up_proj.weight, "ds_id", 0, raising=False)
+    torch.testing.assert_close(model(**inputs).logits, expected)
+    assert len(calls) == 1
+    model.generate(**inputs, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert len(calls) == 2
+    handle.remove()
+
+
 class TestTensorParallel:
     def test_logits_and_tokens(self, native, expected):
         for rank in reports(native, "tensor parallel"):
@@ -158,6 +174,39 @@ class TestAccelerate:
         launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "fsdp2.yaml")]
         launch("accelerate", tiny_checkpoint, tmp_path, [*launcher, "--num_processes", "2"])
         assert reports(tmp_path, "accelerate") == [{"type": "MULTI_CPU", "ranks": 2}] * 2
+
+
+@pytest.mark.slow
+class TestZero3:
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def trained(cls, tiny_checkpoint, tmp_path_factory):
+        """What two processes made with DeepSpeed on CPUs."""
+        for module in ("accelerate", "deepspeed"):
+            pytest.importorskip(module, reason="needs the extra `train`, and DeepSpeed")
+        cls.out = tmp_path_factory.mktemp("zero3")
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "zero3.yaml")]
+        launcher += ["--num_processes", "2", "--mixed_precision", "no"]
+        launch("zero3", tiny_checkpoint, cls.out, launcher, DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+
+    @pytest.mark.parametrize("case", worker.ZERO3_CASES)
+    def test_losses_of_a_rank_with_images_and_one_without(self, alone, case):
+        ranks = reports(self.out, case)
+        for step, losses in enumerate(alone["losses"]):
+            found = [ranks[(step + i) % 2]["losses"][step][0] for i in range(2)]
+            assert found == pytest.approx(losses, abs=1e-5)
+        assert [rank["evaluated"] for rank in ranks] == pytest.approx(alone["evaluated"], abs=1e-5)
+
+    @pytest.mark.parametrize("case", worker.ZERO3_CASES)
+    def test_trained_parameters(self, alone, case):
+        found, expected = torch.load(self.out / case / "pytorch_model.bin"), alone["model"].state_dict()
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+    def test_a_rank_holds_half(self, alone):
+        for rank in reports(self.out, "plain"):
+            assert rank["local"] < 0.51 * alone["model"].num_parameters()
 
 
 @pytest.mark.slow

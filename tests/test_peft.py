@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 from tests import adapter_process
 from tests.tuning import SMALL, encode, gradients, masked_loss, ragged_rows, reloadable, small_model, small_processor
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
-from transformers_flashsloth.adapters_flashsloth import COMPRESSOR_MODULES, OUTSIDE_THE_DECODER
+from transformers_flashsloth.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, OUTSIDE_THE_DECODER
 
 PARTS = ("language_model", "vision_tower", "multi_modal_projector", "embq", "query_tokens", "lm_head")
 DECODERS = ["phi", "llama", "qwen2", "qwen3", "qwen3_moe", "mistral", "gemma2", "gemma3_text", "phi3", "smollm3"]
@@ -95,6 +95,21 @@ def test_default_targets_are_all_linears_of_the_decoder(config):
 
     assert adapted(model) == expected
     assert all(".language_model." in n or "vera_" in n for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_ia3_takes_the_decoders_linears_if_told(inputs):
+    with pytest.raises(ValueError, match="Please specify `target_modules`"):
+        get_peft_model(small_model(), peft.IA3Config())
+    config = peft.IA3Config(target_modules=DECODER_LINEARS, feedforward_modules=r".*\.(?:fc2|down_proj)")
+    model = get_peft_model(small_model(), config)
+    assert adapted(model) == linears(small_model(), "language_model")
+    feedforward = {name for name, m in model.named_modules() if getattr(m, "is_feedforward", False)}
+    assert {name.rpartition(".")[2] for name in feedforward} == {"fc2"} and len(feedforward) == 2
+    disturb(model)
+    trained = logits(model, inputs)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(logits(merged, inputs), trained, atol=1e-5, rtol=1e-5)
+    assert (trained - logits(small_model(), inputs)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("model_type", DECODERS)

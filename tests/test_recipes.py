@@ -184,6 +184,13 @@ def test_datasets_in_trls_formats_and_evaluation(llava, files, tmp_path, monkeyp
     with pytest.raises(TrainingDataError, match="broken, split train, row 5: an answer is empty"):
         finetune_lora.main(source)
     assert len(finetune_lora.main([*source, "--on_error", "skip"]).train_dataset) == 7
+    (files["images"] / "cut.png").write_bytes((files["images"] / "3.png").read_bytes()[:50])
+    images[6] = [str(files["images"] / "cut.png")]
+    cut = datasets.Dataset.from_dict({"images": images, "messages": [[question, answer]] * 8})
+    cut.cast_column("images", features["images"]).save_to_disk(tmp_path / "cut")
+    source[1] = str(tmp_path / "cut")
+    with pytest.raises(TrainingDataError, match="cut, split train, row 6: its image cannot be decoded"):
+        finetune_lora.main(source)
 
 
 @pytest.mark.slow
@@ -227,12 +234,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one(llava, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="of a run with other flags: lora_r was 16 and is 4; resume"):
         finetune_lora.main(replaced(resume, lora_r=4))
     shutil.copytree(checkpoint, tmp_path / "last" / "checkpoint-2")
+    (tmp_path / "last" / "checkpoint-10").mkdir()  # as a run leaves it that ends while it saves
     asked = []
     monkeypatch.setattr(SFTTrainer, "train", lambda self, resume_from_checkpoint: asked.append(resume_from_checkpoint))
     finetune_lora.main(replaced(run, resume_from_checkpoint="true", output_dir=tmp_path / "last"))
     assert asked == [str(tmp_path / "last" / "checkpoint-2")]
     with pytest.raises(InputError, match="nothing of this recipe to resume from"):
         finetune_lora.main(replaced(run, resume_from_checkpoint="true", output_dir=tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"nothing left to train: .*checkpoint-4' is the last step"):
+        finetune_lora.main(replaced(run, resume_from_checkpoint="true"))
+    (checkpoint / "recipe.json").write_text("{")
+    with pytest.raises(InputError, match=r"recipe.json' is damaged .* resume from an earlier checkpoint"):
+        finetune_lora.main(resume)
+    with pytest.raises(InputError, match="checkpoint-4' is an adapter: train its model, or merge"):
+        finetune_lora.main(replaced(run, model_name_or_path=tmp_path / "output" / "checkpoint-4"))
 
 
 def test_the_schedule_of_the_release(llava, tmp_path, monkeypatch):
@@ -248,6 +263,8 @@ def test_the_schedule_of_the_release(llava, tmp_path, monkeypatch):
         assert training.lr_scheduler_type == "cosine" and training.optim == "adamw_torch"
         assert training.train_sampling_strategy == "group_by_length"
         assert recipe.main([*bare, "--gradient_accumulation_steps", "5"]).args.gradient_accumulation_steps == 5
+        with pytest.raises(InputError, match="--use_peft is for finetune_lora"):
+            recipe.main([*bare, "--use_peft"])
         with pytest.raises(InputError, match="--global_batch_size 9 is no multiple of the 2 rows of 1 processes"):
             recipe.main([*bare, "--global_batch_size", "9", "--per_device_train_batch_size", "2"])
 
@@ -263,6 +280,15 @@ def test_the_schedule_of_the_release(llava, tmp_path, monkeypatch):
         ({"eval_strategy": "epoch"}, "give --eval_fraction"),
         ({"eval_fraction": 0.5}, "--eval_fraction needs --eval_strategy"),
         ({"eval_fraction": 2}, "at least 0 and less than 1"),
+        ({"eval_fraction": 0.99, "eval_strategy": "epoch"}, "rows enough to part"),
+        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1"),
+        ({"lora_r": 0}, "`r` should be a positive integer"),
+        ({"report_to": "nobody"}, "nobody is not supported, only"),
+        ({"learning_rate": -1}, "Invalid learning rate: -1"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "epoch", "eval_fraction": 0.5},
+            "save and eval strategy .*Save strategy",
+        ),
         ({"dataset_name": "some/data"}, "give one of .* not dataset_name and llava_json"),
         ({"dataset_streaming": True, "max_steps": -1}, "say where to stop with --max_steps"),
     ],
@@ -274,6 +300,22 @@ def test_what_is_given_wrong_ends_in_a_sentence(llava, monkeypatch, capsys, flag
     assert run_command(lambda: finetune_lora.main(replaced(llava, **flags))) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
+
+
+def test_a_config_that_is_no_yaml_ends_in_a_sentence(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("csv: [1,\n b")
+    with pytest.raises(InputError, match=r"while parsing .*recipe.yaml") as error:
+        finetune_lora.main(["--config", str(tmp_path / "recipe.yaml")])
+    assert "\n" not in str(error.value)
+
+
+def test_what_fails_once_training_runs_keeps_its_traceback(llava, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(SFTTrainer, "training_step", fail)
+    with pytest.raises(RuntimeError, match="out of order"):
+        finetune_lora.main(llava)
 
 
 def test_wrong_datasets_end_in_a_sentence(llava, tmp_path, monkeypatch):

@@ -42,6 +42,9 @@ def test_shards_have_rows_enough_to_be_worth_it(tmp_path):
 
 def test_broken_lines_are_rows_of_their_own(tmp_path):
     path = tmp_path / "rows.jsonl"
+    path.write_text("[" * 100_000)
+    ((_, row),) = read(path, 1)
+    assert isinstance(row, BadRow)
     path.write_text('{"a": 1}\n{"a": \n\n{"a": 3}\n')
     (_, first), (_, second), (number, third) = read(path, 2)
     assert (first, third, number) == ({"a": 1}, {"a": 3}, 2)
@@ -54,6 +57,20 @@ def test_broken_lines_are_rows_of_their_own(tmp_path):
     assert csv_columns(str(path)) == ["a", "b"]
 
 
+@pytest.mark.parametrize("num_shards", [1, 4])
+def test_a_quote_that_nothing_closes_costs_its_own_row_alone(tmp_path, num_shards):
+    lines = [f'{n}.png,"a, {n}"' for n in range(40)]
+    lines[7] = '7.png,"a, 7'
+    lines[20] = '20.png,"a "b", 20"'
+    path = tmp_path / "rows.csv"
+    path.write_text("\r\n".join(["\ufeff", "image,answer", *lines, ""]), newline="", encoding="utf-8")
+    rows = read(path, num_shards)
+    assert [number for number, row in rows if isinstance(row, BadRow)] == [7, 20]
+    assert all("not valid CSV" in rows[number][1].problem for number in (7, 20))
+    sound = [n for n in range(40) if n not in (7, 20)]
+    assert [rows[n] for n in sound] == [(n, {"image": f"{n}.png", "answer": f"a, {n}"}) for n in sound]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -63,11 +80,14 @@ def test_broken_lines_are_rows_of_their_own(tmp_path):
         ("rows.json", "[]", "has no rows"),
         ("rows.csv", "a,b\n", "has no rows"),
         ("rows.jsonl", "", "has no rows"),
+        ("rows.csv", "a,b\r1,2\r3,4\r", "does not begin with a line of column names .* line ends of Windows or Unix"),
+        ("rows.json", '[{"a": ' + "1" * 5000 + "}]", "cannot be read from byte 1 on: .* digits"),
+        ("rows.json", "[" * 100_000, "cannot be read from byte 1 on: .* recursion"),
         ("rows.txt", "x", "must be a .json, .jsonl, .csv file"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, newline="")
     with pytest.raises(TrainingDataError, match=message):
         split_rows(str(tmp_path / name), 1)
 
@@ -78,3 +98,6 @@ def test_a_missing_file_and_another_encoding(tmp_path):
     (tmp_path / "rows.csv").write_bytes(b"a,b\n\xff\xfe,2\n")
     with pytest.raises(TrainingDataError, match="not encoded in UTF-8"):
         split_rows(str(tmp_path / "rows.csv"), 1)
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n', encoding="utf-16")
+    with pytest.raises(TrainingDataError, match="not encoded in UTF-8 but in UTF-16"):
+        split_rows(str(tmp_path / "rows.jsonl"), 1)

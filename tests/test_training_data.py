@@ -1,21 +1,26 @@
 """Readers of training data: the rows they give, and every broken one by name, before training where that can be."""
 
+import json
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 datasets = pytest.importorskip("datasets")
 trl = pytest.importorskip("trl")
 
 from datasets.distributed import split_dataset_by_node  # noqa: E402
-from PIL import Image  # noqa: E402
+from PIL import ExifTags, Image  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling  # noqa: E402
 
 from tests.training_files import llava_rows, write_images, write_rows  # noqa: E402
-from transformers_flashsloth import FlashSlothProcessor, training_data  # noqa: E402
+from transformers_flashsloth import FlashSlothProcessor, training_data, training_dataset  # noqa: E402
 from transformers_flashsloth.row_files import TrainingDataError  # noqa: E402
 from transformers_flashsloth.training_data import read_image_folder, read_llava_json  # noqa: E402
+from transformers_flashsloth.training_lengths import Ruler  # noqa: E402
+from transformers_flashsloth.training_rows import RowError  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +183,82 @@ def test_tables_of_questions(tmp_path, images, ending):
         TrainingDataError, match="no column 'image' and none 'question' and none 'answer'; it has 'pic', 'q', 'a'"
     ):
         read_image_folder(images, path)
+
+
+@pytest.mark.parametrize("first", [{"file_name": "0.png", "answer": "no question"}, "no object", "{broken"])
+def test_columns_are_not_those_of_a_first_row_that_is_broken(tmp_path, images, warnings, first):
+    path = write_rows(tmp_path / "table.jsonl", table(12, image="file_name"))
+    line = first if first == "{broken" else json.dumps(first)
+    path.write_text(line + "\n" + path.read_text())
+    assert len(read_image_folder(images, path, on_error="skip")) == 12
+    assert "table.jsonl, row 0: " in warnings[0] and warnings[1].startswith("1 of 13 rows")
+
+
+def test_what_the_processor_would_refuse_is_found_before(tmp_path, images, warnings):
+    """Pixels of any range, and EXIF data that are nonsense, show only after an image was decoded."""
+    Image.fromarray(np.linspace(-5, 4000, 64, dtype=np.float32).reshape(8, 8)).save(images / "depth.tif")
+    rows = llava_rows(20)
+    rows[3]["image"] = "depth.tif"
+    path = write_rows(tmp_path / "rows.json", rows)
+    assert len(read_llava_json(path, images, on_error="skip", check_images=True)) == 19
+    assert "row 3 (id 'r3'): its image" in warnings[0] and "pixels run from -5 to 4000" in warnings[0]
+
+
+def test_images_of_any_kind_are_read_as_the_processor_reads_their_files(tmp_path, images, processor):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    noise.save(images / "turned.jpg", exif=turned)
+    noise.convert("CMYK").save(images / "cmyk.jpg")
+    Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60) * 27).save(images / "16bit.png")
+    noise.save(images / "moving.gif", save_all=True, append_images=[noise.rotate(90)])
+    names = ["turned.jpg", "cmyk.jpg", "16bit.png", "moving.gif"]
+    rows = [row | {"image": name} for row, name in zip(llava_rows(4), names, strict=True)]
+    dataset = read_llava_json(write_rows(tmp_path / "rows.json", rows), images, check_images=True)
+    for row, name in zip(dataset, names, strict=True):
+        found, expected = (
+            processor.image_processor(image, return_tensors="pt")["pixel_values"]
+            for image in (row["images"][0], str(images / name))
+        )
+        assert torch.equal(found, expected), name
+
+
+def test_a_broken_row_behind_many_sound_ones(tmp_path, images, processor, warnings, monkeypatch):
+    """Lengths and images are checked by the batch, and a batch of sound rows says nothing of the type of a problem."""
+    monkeypatch.setattr(training_dataset, "BATCH_ROWS", 4)
+    monkeypatch.setattr(training_dataset, "MIN_ROWS", 4)
+    rows = llava_rows(20)
+    rows[13]["conversations"][0]["value"] = "long " * 300
+    path = write_rows(tmp_path / "rows.json", rows)
+    assert len(read_llava_json(path, images, on_error="skip", processor=processor, max_length=250)) == 19
+    assert "row 13 (id 'r13'): it takes" in warnings[0]
+
+    column = [[{"path": None, "bytes": (images / f"{n}.png").read_bytes()}] for n in range(20)]
+    column[17][0]["bytes"] = column[17][0]["bytes"][:50]
+    column[18] = None
+    features = datasets.Features({"images": datasets.List(datasets.Image())})
+    dataset = datasets.Dataset.from_dict({"images": column}, features=features)
+    ((row, (kind, problem)),) = training_dataset.check_images(dataset).items()
+    assert (row, kind) == (17, "image") and problem.startswith("its image cannot be decoded")
+    files = datasets.Dataset.from_dict({"image": [str(images / "0.png"), "gone.png", "https://some.where/0.png"]})
+    assert training_dataset.check_images(files) == {1: ("image", "there is no image file 'gone.png'")}
+    assert training_dataset.check_images(files.rename_column("image", "text")) == {}
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        (None, "its messages are no list of"),
+        (["hello"], "its messages are no list of"),
+        ([{"from": "human", "value": "hello"}], "its messages are no list of"),
+        ([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": None}], "has no `content`"),
+        ([{"role": "user", "content": "Why?"}], "it has no answer"),
+        ([{"role": "bot", "content": "Why?"}], "Invalid role in message: bot"),
+    ],
+)
+def test_messages_of_another_form(processor, messages, problem):
+    with pytest.raises(RowError, match=problem):
+        Ruler(processor, 250).length({"messages": messages}, 0)
 
 
 def test_missing_files_and_folders(tmp_path, images):

@@ -65,6 +65,7 @@ def broken(**changes) -> dict:
         (["a"], "no object with fields but a list"),
         (BadRow("the line is bad"), "the line is bad"),
         ({"id": "x", "text": "t"}, "no list `conversations`, only 'id', 'text'"),
+        (broken(conversations=None), "its `conversations` is no list but a NoneType"),
         (broken(conversations=[]), "its conversation is empty"),
         (broken(conversations=["hello"]), "turn 1 is not of the form"),
         (broken(conversations=[{"from": "human", "value": 3}]), "turn 1 is not of the form"),
@@ -78,6 +79,8 @@ def broken(**changes) -> dict:
         (broken(image=None), "0 images but 1 <image>"),
         (broken(image=["a.png", "b.png"]), "2 images but 1 <image>"),
         (broken(image=3), "named by a text, not by 3"),
+        (broken(image="\ud83d.png"), r"named by a text, not by '\\ud83d.png'"),
+        (broken(conversations=turns("<image>", "cut \ud83d")), r"turn 2 holds half a character .*'cut \\ud83d'"),
         (
             broken(conversations=turns("<image>", "see <image>")),
             "turn 2 contains the text of .* <image>",
@@ -98,6 +101,9 @@ def test_faults(item, problem):
         ({"image": "a.png", "question": "q"}, "no 'answer', only 'image', 'question'"),
         ({"image": "", "question": "q", "answer": "a"}, "its 'image' names no image"),
         ({"image": "a.png", "question": "q", "answer": None}, "its 'answer' is no text but None"),
+        ({"image": "a.png", "question": "q", "answer": float("nan")}, "its 'answer' is no text but nan"),
+        ({"image": "a.png", "question": "q", "answer": float("-inf")}, "its 'answer' is no text but -inf"),
+        ({"image": "a.png", "question": "q", "answer": True}, "its 'answer' is no text but True"),
         ({"image": "a.png", "question": "q", "answer": " "}, "its 'answer', the answer, is empty"),
         ({"image": "a.png", "question": "<image> q", "answer": "a"}, "its 'question' contains .* <image>"),
     ],
@@ -108,6 +114,7 @@ def test_faults_of_tables(item, problem):
 
 def test_a_fault_names_file_row_and_id():
     assert str(LLAVA.row(5, broken(image=None)).fault).startswith("rows.json, row 5 (id 'r0'): it has 0 images")
+    assert LLAVA.row(5, broken(id="cut \ud83d")).id == "cut ?"
     assert str(LLAVA.row(5, []).fault).startswith("rows.json, row 5: it is no object")
 
 

@@ -1,4 +1,4 @@
-"""
+r"""
 Which modules adapters train.
 
 `LoraConfig()` without `target_modules` adapts every linear of the decoder and nothing else: not the vision tower, the
@@ -8,6 +8,9 @@ projector, SAP, EmbQ, the queries or the language head. To train what turns an i
 
 Lists of names such as `["q_proj", "v_proj"]` and PEFT's `"all-linear"` match linears of the vision tower and of EmbQ
 too; `exclude_modules=OUTSIDE_THE_DECODER` keeps those out.
+
+IA3 alone has no defaults, as PEFT's tables for it take names, which cannot tell the decoder's linears from the tower's:
+pass `IA3Config(target_modules=DECODER_LINEARS, feedforward_modules=r".*\.(?:fc2|down_proj)")`.
 """
 
 import re

@@ -29,7 +29,7 @@ from .adapters_flashsloth import COMPRESSOR_MODULES
 from .conversation import DEFAULT_CHECKPOINT, InputError
 from .modeling_flashsloth import FlashSlothForConditionalGeneration
 from .training_arguments import DataArguments, has_bfloat16, parse_arguments, run_command
-from .training_run import load_data, load_model, load_processor, run, step_flags
+from .training_run import build_trainer, load_data, load_model, load_processor, run, step_flags
 
 DEFAULTS = {
     "model_name_or_path": DEFAULT_CHECKPOINT,
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
     processor, config = load_processor(script, model_args)
     train, evaluation = load_data(script, training, processor, config)
     model = load_model(training, model_args)
-    trainer = SFTTrainer(
+    trainer = build_trainer(
         model,
         args=training,
         train_dataset=train,

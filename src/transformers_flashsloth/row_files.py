@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from codecs import getincrementaldecoder
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
@@ -64,9 +64,15 @@ def read_shard(path: str, shard: Shard) -> Iterator[tuple[int, dict | BadRow]]:
 
 
 def csv_columns(path: str) -> list[str]:
-    """The first line of a CSV file."""
+    """The first line of a CSV file that is not blank. Raises TrainingDataError if it is none."""
     with open(path, "rb") as file:
-        return next(csv.reader(_lines(file, [0])), [])
+        try:
+            return next(filter(None, csv.reader(_lines(file, [0]))), [])
+        except csv.Error as error:  # such as a file whose lines end in a carriage return alone
+            raise TrainingDataError(
+                f"{path} does not begin with a line of column names ({str(error).partition(' - ')[0]}): save it as CSV "
+                "in UTF-8, with commas and the line ends of Windows or Unix."
+            ) from error
 
 
 def _read(path: Path, start_byte: int) -> Iterator[tuple[int, object]]:
@@ -75,6 +81,8 @@ def _read(path: Path, start_byte: int) -> Iterator[tuple[int, object]]:
     if path.suffix.lower() not in readers:
         raise TrainingDataError(f"{path} must be a {', '.join(readers)} file.")
     with open(path, "rb") as file:
+        if file.read(2) in (BOM_UTF16_BE, BOM_UTF16_LE):
+            raise TrainingDataError(f"{path} is not encoded in UTF-8 but in UTF-16: save it in UTF-8.")
         yield from readers[path.suffix.lower()](path, file, start_byte)
 
 
@@ -84,7 +92,7 @@ def _read_jsonl(path: Path, file: BinaryIO, start_byte: int) -> Iterator[tuple[i
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 row = BadRow(f"the line is not valid JSON ({error})")
             yield start_byte, row
         start_byte += len(line)
@@ -130,6 +138,8 @@ def _read_json(path: Path, file: BinaryIO, start_byte: int) -> Iterator[tuple[in
             if more():
                 continue
             raise TrainingDataError(f"{path} is not valid JSON: {error.msg} at byte {at}.") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+            raise TrainingDataError(f"{path} cannot be read from byte {byte} on: {error}.") from error
         if end == len(text) and more():
             continue  # a number may go on
         yield byte, item
@@ -138,13 +148,11 @@ def _read_json(path: Path, file: BinaryIO, start_byte: int) -> Iterator[tuple[in
 
 def _read_csv(path: Path, file: BinaryIO, start_byte: int) -> Iterator[tuple[int, object]]:
     columns = csv_columns(str(path))
-    begin = [0]
+    begin = [start_byte]
+    file.seek(start_byte)
     reader = csv.reader(_lines(file, begin), strict=True)
-    if start_byte:
-        file.seek(start_byte)
-        begin[0] = start_byte
-    else:
-        next(reader, None)
+    if not start_byte:
+        next(filter(None, reader), None)
     while True:
         row_start = begin[0]
         try:
@@ -153,6 +161,10 @@ def _read_csv(path: Path, file: BinaryIO, start_byte: int) -> Iterator[tuple[int
             return
         except csv.Error as error:
             yield row_start, BadRow(f"the line is not valid CSV ({error})")
+            # A quote that nothing closes would take the rows behind it along: the next line begins a row.
+            file.seek(row_start)
+            begin[0] = row_start + len(file.readline())
+            reader = csv.reader(_lines(file, begin), strict=True)
             continue
         if len(values) == len(columns):
             yield row_start, dict(zip(columns, values, strict=True))

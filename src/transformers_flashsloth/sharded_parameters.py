@@ -1,7 +1,9 @@
 """Whether ranks hold a part of the parameters each, and so wait for one another where a module runs."""
 
 from torch import nn
-from transformers.integrations import is_deepspeed_zero3_enabled
+
+# What a parameter has that is split: a tensor's placement by FSDP2 and tensor parallelism, DeepSpeed's name by ZeRO-3.
+MARKS = ("placements", "ds_id")
 
 
 def gathers_by_itself(*modules: nn.Module) -> bool:
@@ -11,4 +13,4 @@ def gathers_by_itself(*modules: nn.Module) -> bool:
     when the model's forward has begun).
     """
     parameters = (parameter for module in modules for parameter in module.parameters())
-    return is_deepspeed_zero3_enabled() or any(hasattr(parameter, "placements") for parameter in parameters)
+    return any(hasattr(parameter, mark) for parameter in parameters for mark in MARKS)

@@ -18,7 +18,7 @@ from trl import SFTTrainer
 
 from .conversation import InputError
 from .training_arguments import STAGE_DEFAULTS, StageArguments, accumulate, parse_arguments, run_command
-from .training_run import load_data, load_model, load_processor, run, step_flags
+from .training_run import build_trainer, load_data, load_model, load_processor, run, step_flags
 
 DEFAULTS = STAGE_DEFAULTS | {"learning_rate": 2e-5, "global_batch_size": 128, "output_dir": "stage2"}
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
 
     model = load_model(training, model_args)
     model.model.vision_tower.requires_grad_(script.train_vision_tower)
-    trainer = SFTTrainer(
+    trainer = build_trainer(
         model,
         args=training,
         train_dataset=train,

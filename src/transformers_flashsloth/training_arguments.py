@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from yaml import YAMLError
 
 from .conversation import InputError
 from .row_files import TrainingDataError
@@ -54,7 +55,7 @@ class DataArguments(ScriptArguments):
     on_error: Literal["raise", "skip"] = field(
         default="raise", metadata={"help": "Stop at the first broken row, or leave broken rows out and name them."}
     )
-    check_images: bool = field(default=True, metadata={"help": "Decode all images of the readers before training."})
+    check_images: bool = field(default=True, metadata={"help": "Decode all images before training."})
     eval_fraction: float = field(
         default=0.0, metadata={"help": "Part of the rows kept for evaluation; for `--llava_json` and `--csv`."}
     )
@@ -124,9 +125,15 @@ def parse_arguments(
         | defaults
     )
     try:
-        return parser.parse_args_and_config(arguments)
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from error
+        script, training, model_args = parser.parse_args_and_config(arguments)
+    except (ValueError, ImportError, OSError, YAMLError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size"):
+        if getattr(script, name, getattr(training, name, 1)) < 1:
+            raise InputError(f"--{name} must be at least 1")
+    if model_args.use_peft and isinstance(script, StageArguments):
+        raise InputError("--use_peft is for finetune_lora: a stage trains the model itself, without adapters")
+    return script, training, model_args
 
 
 def run_command(main: Callable[[], object]) -> int:

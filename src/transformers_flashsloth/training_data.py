@@ -119,11 +119,15 @@ def read_image_folder(
 
     Returns and raises: as [`read_llava_json`]; also TrainingDataError if a CSV file lacks a column.
     """
-    first = next(iter(read_shard(table, split_rows(table, 1)[0])))[1]
-    columns = csv_columns(table) if str(table).lower().endswith(".csv") else list(first) if first else []
+    if str(table).lower().endswith(".csv"):
+        split_rows(table, 1)  # says if it is no file of rows
+        columns = csv_columns(table)
+    else:
+        rows = islice(read_shard(table, split_rows(table, 1)[0]), SAMPLE_ROWS)
+        columns = list(dict.fromkeys(chain.from_iterable(row for _, row in rows if isinstance(row, dict))))
     image = image_column or next((name for name in IMAGE_COLUMNS if name in columns), IMAGE_COLUMNS[0])
     missing = [name for name in (image, question_column, answer_column) if name not in columns]
-    if missing and isinstance(first, dict | list):
+    if missing and columns:
         raise TrainingDataError(
             f"{table} has no column {' and none '.join(map(repr, missing))}; it has {', '.join(map(repr, columns))}. "
             "Name its columns of images, questions and answers (`image_column`, `question_column`, `answer_column`)."

@@ -10,11 +10,15 @@ from datasets.fingerprint import Hasher
 
 from .row_files import MIN_ROWS, Shard, TrainingDataError, read_shard
 from .training_data import FORMAT, ReaderOptions, checked_rows, example, grouping_length, report
-from .training_images import NamedImage, problems_of_images
+from .training_images import NamedImage, problem_of_image, problems_of_images
 from .training_lengths import Ruler
 from .training_rows import Fault, RowError, Source
 
 BATCH_ROWS = 1000
+# Images in a column of texts that are no files; longer texts may be an image in base64.
+ELSEWHERE = ("http://", "https://", "data:")
+# What is wrong with a row; named for `datasets`, which could not tell the types from rows that are all sound.
+PROBLEM = {"kind": Value("string"), "problem": Value("string")}
 
 
 def build_stream(source: Source, shards: list[Shard], options: ReaderOptions) -> IterableDataset:
@@ -29,7 +33,7 @@ def build_dataset(source: Source, shards: list[Shard], options: ReaderOptions) -
     state = os.stat(source.path)
     dataset = Dataset.from_generator(
         _structured,
-        features=Features(_features(source) | {"kind": Value("string"), "problem": Value("string")}),
+        features=Features(_features(source) | PROBLEM),
         gen_kwargs={
             "shards": shards,
             "source": source,
@@ -74,17 +78,37 @@ def measure(
         batch_size=BATCH_ROWS,
         fn_kwargs={"ruler": ruler},
         remove_columns=dataset.column_names,
+        features=Features({"length": Value("int64")} | PROBLEM),
         num_proc=processes if processes > 1 else None,
         # As upstream would make it, but without hashing the whole processor, which takes seconds.
         new_fingerprint=Hasher.hash((FORMAT, dataset._fingerprint, ruler.identity)),
         desc="Counting tokens",
     )
-    columns = measured.with_format("arrow")[:]
-    problems = {
-        row: (columns["kind"][row].as_py(), columns["problem"][row].as_py())
-        for row in pc.indices_nonzero(pc.is_valid(columns["problem"])).to_pylist()
-    }
-    return columns["length"].to_pylist(), problems
+    return measured.with_format("arrow")[:]["length"].to_pylist(), _problems(measured)
+
+
+def check_images(dataset: Dataset, num_proc: int | None = None) -> dict[int, tuple[str, str]]:
+    """
+    Decodes the images of a dataset in a format of TRL's; the next run finds the result in the cache of `datasets`.
+
+    Returns:
+        Of rows with an image that cannot be decoded, the kind of fault and the problem.
+    """
+    columns = [name for name in ("images", "image") if name in dataset.column_names]
+    if not columns:
+        return {}
+    processes = min(num_proc or 1, len(dataset) // MIN_ROWS)
+    checked = dataset.select_columns(columns).with_format("arrow")
+    checked = checked.map(
+        _check_images,
+        batched=True,
+        batch_size=MIN_ROWS,
+        remove_columns=columns,
+        features=Features(PROBLEM),
+        num_proc=processes if processes > 1 else None,
+        desc="Decoding images",
+    )
+    return _problems(checked)
 
 
 def with_lengths(dataset: Dataset, lengths: list[int]) -> Dataset:
@@ -172,3 +196,23 @@ def _measure(table: pa.Table, ruler: Ruler) -> dict[str, list]:
         for name, value in zip(columns, (length, kind, problem), strict=True):
             columns[name].append(value)
     return columns
+
+
+def _check_images(table: pa.Table) -> dict[str, list]:
+    problems = [None] * len(table)
+    for name in table.column_names:
+        for row, images in enumerate(table[name].to_pylist()):
+            for image in images if isinstance(images, list) else [images]:
+                source = image.get("bytes") or image.get("path") if isinstance(image, dict) else image
+                is_file = isinstance(source, str) and len(source) < 1000 and not source.startswith(ELSEWHERE)
+                if problems[row] is None and (is_file or isinstance(source, bytes)):
+                    problems[row] = problem_of_image(source, decode=True)
+    return {"kind": ["image" if problem else None for problem in problems], "problem": problems}
+
+
+def _problems(dataset: Dataset) -> dict[int, tuple[str, str]]:
+    columns = dataset.with_format("arrow")[:]
+    return {
+        row: (columns["kind"][row].as_py(), columns["problem"][row].as_py())
+        for row in pc.indices_nonzero(pc.is_valid(columns["problem"])).to_pylist()
+    }

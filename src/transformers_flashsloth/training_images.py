@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from .image_inputs import decode_pil
 from .row_files import Shard, TrainingDataError, read_shard
 from .training_rows import Fault, Source
 
@@ -44,17 +46,20 @@ class NamedImage(ImageFeature):
         return hash((self.mode, self.decode))
 
 
-def problem_of_image(path: str, decode: bool) -> str | None:
+def problem_of_image(source: str | bytes, decode: bool) -> str | None:
     """What is wrong with an image file: that it is missing or, if asked, that it cannot be decoded to its end."""
-    if not os.path.isfile(path):
-        return f"there is no image file {path!r}"
+    name = "image" if isinstance(source, bytes) else f"image {source!r}"
+    if isinstance(source, str) and not os.path.isfile(source):
+        return f"there is no image file {source!r}"
     if decode:
         try:
-            with Image.open(path) as image:
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
                 image.draft(None, (1, 1))  # an eighth of a JPEG's size is enough to read it through
                 image.load()
+                # What reading a row and the processor do after that, on damaged EXIF data or pixels of any range.
+                decode_pil(image, do_exif_transpose=True, do_convert_rgb=True)
         except Exception as error:  # decoders have errors of many kinds
-            return f"its image {path!r} cannot be decoded ({error})"
+            return f"its {name} cannot be decoded ({str(error).rstrip('.')})"
     return None
 
 

@@ -1,6 +1,5 @@
 """Lengths of training rows in tokens, counted without decoding an image, and whether a row fits."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from transformers import ProcessorMixin
@@ -68,11 +67,15 @@ class Ruler(NamedTuple):
             raise RowError("placeholder", f"it has {num_images} images but {placeholders} image placeholders")
         return texts
 
-    def _render(self, messages: Sequence[dict], num_images: int) -> str:
+    def _render(self, messages: list[dict], num_images: int) -> str:
         from trl import prepare_multimodal_messages
 
+        if not isinstance(messages, list) or not all(
+            isinstance(m, dict) and {*m} >= {"role", "content"} for m in messages
+        ):
+            raise RowError("fields", "its messages are no list of {'role': ..., 'content': ...}")
         try:
-            messages = prepare_multimodal_messages(list(messages), images=["unread"] * num_images)
+            messages = prepare_multimodal_messages(messages, images=["unread"] * num_images)
             text = self.processor.apply_chat_template(messages, chat_template=self.chat_template, tokenize=False)
         except Exception as error:  # Jinja's, TRL's and those of malformed messages
             raise RowError("template", str(error).rstrip(".")) from error

@@ -10,6 +10,7 @@ any, the images open the conversation. Everywhere else the text of a special tok
 refuse it. Role headers (`USER:`) are text, which the template defuses; only if most rows have one is something wrong.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -75,7 +76,9 @@ class Source:
 
     def row(self, number: int, item: dict | BadRow) -> Row:
         """Reads a row; every fault that the row alone can show is found, that of a missing file is not."""
-        name = str(item["id"]) if isinstance(item, dict) and item.get("id") not in (None, "") else None
+        name = None
+        if isinstance(item, dict) and item.get("id") not in (None, ""):
+            name = str(item["id"]).encode(errors="replace").decode()
         try:
             if isinstance(item, BadRow):
                 raise RowError("format", item.problem)
@@ -96,8 +99,10 @@ def has_role_header(messages: list[dict]) -> bool:
 
 def _from_llava(item: dict) -> tuple[list[dict], list[str]]:
     turns = item.get("conversations")
-    if not isinstance(turns, list):
+    if "conversations" not in item:
         raise RowError("fields", f"it has no list `conversations`, only {_names(item)}")
+    if not isinstance(turns, list):
+        raise RowError("fields", f"its `conversations` is no list but a {type(turns).__name__}")
     if not turns:
         raise RowError("empty", "its conversation is empty")
     images = _image_names(item.get("image"))
@@ -131,14 +136,18 @@ def _from_table(item: dict, image: str, question: str, answer: str) -> tuple[lis
     if not images:
         raise RowError("image", f"its {image!r} names no image")
     for column in (question, answer):
-        if not isinstance(item[column], str | int | float) or isinstance(item[column], bool):
-            raise RowError("format", f"its {column!r} is no text but {item[column]!r}")
+        value = item[column]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+        if not isinstance(value, str) and not is_number:
+            raise RowError("format", f"its {column!r} is no text but {value!r}")
     user = _message("user", str(item[question]), len(images), f"its {question!r}")
     return [user, _message("assistant", str(item[answer]), 0, f"its {answer!r}")], images
 
 
 def _message(role: str, text: str, num_images: int, place: str) -> dict:
     text = text.strip()
+    if not _is_unicode(text):
+        raise RowError("format", f"{place} holds half a character (a surrogate without its pair): {text[:40]!r}")
     if not text and role == "assistant":
         raise RowError("empty", f"{place}, the answer, is empty")
     if not text and role == "user" and not num_images:
@@ -164,9 +173,18 @@ def _check_order(roles: list[str]) -> None:
 def _image_names(value: object) -> list[str]:
     names = value if isinstance(value, list) else [] if value in (None, "") else [value]
     for name in names:
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or not _is_unicode(name):
             raise RowError("image", f"an image is named by a text, not by {name!r}")
     return names
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may escape one half of a pair of surrogates, as cutting a text leaves it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _names(item: dict) -> str:

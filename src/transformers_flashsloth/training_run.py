@@ -3,13 +3,18 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from math import ceil
 from pathlib import Path
 
 import torch
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
-from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from safetensors import SafetensorError
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
 from .configuration_flashsloth import FlashSlothConfig
@@ -19,7 +24,7 @@ from .processing_flashsloth import FlashSlothProcessor
 from .row_files import TrainingDataError
 from .training_arguments import DataArguments
 from .training_data import read_image_folder, read_llava_json, report
-from .training_dataset import measure, with_lengths
+from .training_dataset import check_images, measure, with_lengths
 from .training_lengths import Ruler
 from .training_rows import Fault
 
@@ -46,6 +51,8 @@ def load_processor(script: DataArguments, model_args: ModelConfig) -> tuple[Flas
     """Loads what rows are measured with. Raises InputError if it cannot be used."""
     path, revision = model_args.model_name_or_path, model_args.model_revision
     try:
+        if find_adapter_config_file(path, revision=revision):
+            raise InputError(f"{path!r} is an adapter: train its model, or merge the two first (`merge_and_unload`)")
         processor = FlashSlothProcessor.from_pretrained(path, revision=revision)
         config = FlashSlothConfig.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
@@ -69,7 +76,7 @@ def load_model(training: SFTConfig, model_args: ModelConfig) -> FlashSlothForCon
         model, loading = FlashSlothForConditionalGeneration.from_pretrained(
             path, output_loading_info=True, **options | (training.model_init_kwargs or {})
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise InputError(f"the model {path!r} cannot be loaded: {' '.join(str(error).split())}") from error
     if missing := sorted(loading["missing_keys"]):
         raise InputError(f"the model {path!r} lacks {len(missing)} weights, such as {missing[0]!r}")
@@ -103,7 +110,7 @@ def load_data(
             if evaluate and not script.eval_fraction:
                 raise InputError("--eval_strategy needs rows to evaluate on: give --eval_fraction")
             if script.eval_fraction:
-                if not evaluate or script.dataset_streaming or round(len(train) * script.eval_fraction) < 1:
+                if not evaluate or script.dataset_streaming or ceil(len(train) * script.eval_fraction) >= len(train):
                     raise InputError("--eval_fraction needs --eval_strategy, no stream, and rows enough to part")
                 split = train.train_test_split(script.eval_fraction, seed=training.seed)
                 train, evaluation = split["train"], split["test"]
@@ -118,12 +125,19 @@ def load_data(
     return train, evaluation
 
 
+def build_trainer(model: FlashSlothForConditionalGeneration, **parts) -> SFTTrainer:
+    """TRL's trainer. Raises InputError for flags that TRL, PEFT, or what the training is reported to, refuse."""
+    with _refusals():
+        return SFTTrainer(model, **parts)
+
+
 def run(trainer: SFTTrainer, script: DataArguments, model_args: ModelConfig, record: dict) -> SFTTrainer:
     """
     Says what is trained, trains, resuming if asked to, and saves the model and its processor.
 
     Raises:
-        InputError: if the checkpoint to resume from is missing or of a run with other flags.
+        InputError: if the checkpoint to resume from is missing or of a run with other flags; and for flags that are
+            refused before the first step.
     """
     training, say = trainer.args, trainer.accelerator.print
     train = trainer.train_dataset
@@ -131,11 +145,13 @@ def run(trainer: SFTTrainer, script: DataArguments, model_args: ModelConfig, rec
     record = record | {"script": asdict(script), "model": asdict(model_args), "data": {"rows or shards": rows}}
     record = json.loads(json.dumps(record, default=str))
     checkpoint = _checkpoint_to_resume(training, record)
-    trainer.add_callback(_KeepRecord(record))
+    keeper = _KeepRecord(record)
+    trainer.add_callback(keeper)
     say(f"{'part':<14}{'trained':>16}{'of':>16}")
     for part, (trained, total) in count_parameters(trainer.model).items():
         say(f"{part:<14}{trained:>16,}{total:>16,}")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with _refusals(unless=lambda: keeper.has_begun):
+        trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(training.output_dir)
     say(f"The model is in {training.output_dir}.")
     if training.push_to_hub:
@@ -164,11 +180,28 @@ def count_parameters(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
     return {part: (trained[part], total[part]) for part in [*PARTS, "other"] if total[part]}
 
 
+@contextmanager
+def _refusals(unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Makes one sentence of what is refused, `unless` the first step is behind us: then flags are not to blame."""
+    try:
+        yield
+    except TrainingDataError:
+        raise
+    except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
+        if unless():
+            raise
+        raise InputError(" ".join(str(error).split())) from error
+
+
 class _KeepRecord(TrainerCallback):
     """Puts the flags of the run beside every checkpoint."""
 
     def __init__(self, record: dict):
         self.record = record
+        self.has_begun = False
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.has_begun = True
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -180,13 +213,17 @@ def _checkpoint_to_resume(training: SFTConfig, record: dict) -> str | None:
     asked = training.resume_from_checkpoint
     if not asked or str(asked).lower() == "false":
         return None
-    checkpoint = asked
+    file = Path(asked) / RECORD
     if str(asked).lower() == "true":
-        checkpoint = get_last_checkpoint(training.output_dir) if os.path.isdir(training.output_dir) else None
-    file = Path(checkpoint or training.output_dir) / RECORD
-    if checkpoint is None or not file.is_file():
+        # The record is written last: without it, the run ended while the checkpoint was being saved.
+        whole = Path(training.output_dir).glob(f"checkpoint-[0-9]*/{RECORD}")
+        file = max(whole, key=lambda file: int(file.parent.name[11:]), default=Path(training.output_dir) / RECORD)
+    if not file.is_file():
         raise InputError(f"there is nothing of this recipe to resume from: {str(file)!r} is missing")
-    earlier = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{str(file)!r} is damaged ({error}): resume from an earlier checkpoint") from error
     changed = [
         f"{name} was {earlier[group].get(name)!r} and is {record[group].get(name)!r}"
         for group in record
@@ -195,10 +232,13 @@ def _checkpoint_to_resume(training: SFTConfig, record: dict) -> str | None:
     ]
     if changed:
         raise InputError(
-            f"{str(checkpoint)!r} is of a run with other flags: {'; '.join(changed)}; resume with the same ones, or "
+            f"{str(file.parent)!r} is of a run with other flags: {'; '.join(changed)}; resume with the same ones, or "
             "begin a new run with another --output_dir"
         )
-    return str(checkpoint)
+    state = TrainerState.load_from_json(str(file.with_name(TRAINER_STATE_NAME)))
+    if state.global_step >= state.max_steps:  # the trainer would take one step more
+        raise InputError(f"there is nothing left to train: {str(file.parent)!r} is the last step of its run")
+    return str(file.parent)
 
 
 def _read_files(script: DataArguments, training: SFTConfig, ruler: Ruler) -> Dataset | IterableDataset:
@@ -247,6 +287,8 @@ def _load_split(script: DataArguments, split: str, training: SFTConfig, ruler: R
     if len(dataset) == 0:
         raise InputError(f"the split {split!r} of {name!r} has no rows")
     lengths, problems = measure(dataset, ruler, training.dataset_num_proc)
+    if script.check_images:
+        problems = check_images(dataset, training.dataset_num_proc) | problems
     source = f"{name}, split {split}"
     faults = [Fault(source, row, None, kind, problem) for row, (kind, problem) in sorted(problems.items())]
     if script.on_error == "skip" and 2 * len(faults) > len(dataset):
