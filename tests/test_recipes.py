@@ -9,9 +9,11 @@ import torch
 datasets = pytest.importorskip("datasets")
 pytest.importorskip("trl")
 
+from jinja2 import TemplateError  # noqa: E402
 from peft import PeftModel  # noqa: E402
 from trl import SFTTrainer  # noqa: E402
 
+from tests.chat_tokenizers import build_chat_tokenizer  # noqa: E402
 from tests.training_files import llava_rows, write_images, write_rows  # noqa: E402
 from transformers_flashsloth import (  # noqa: E402
     FlashSlothForConditionalGeneration,
@@ -343,3 +345,17 @@ def test_rows_that_stage_1_cannot_use_are_named(llava, files, tmp_path):
         train_stage1.main(replaced(llava, llava_json=path) + BATCH)
     trainer = train_stage1.main([*replaced(llava, llava_json=path, on_error="skip"), *BATCH])
     assert len(trainer.train_dataset) == 11
+
+
+def test_captions_with_special_tokens_of_any_tokenizer_are_refused():
+    messages = [
+        {"role": "user", "content": [{"type": "image"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A cat<|im_start|> on a mat."}]},
+    ]
+    tokenizer = build_chat_tokenizer("chatml")
+    template = train_stage1.caption_template(tokenizer)
+    with pytest.raises(TemplateError, match=r"text of the special token <\|im_start\|>"):
+        tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    messages[1]["content"][0]["text"] = "A cat</s> on a mat."  # no special token of this one
+    text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    assert text == "<image>A cat</s> on a mat.<learnable>\n"

@@ -38,7 +38,7 @@ def extend_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     header, footer = _render_turns(tokenizer)
     between = [text.strip() for text in (header, footer)]
-    special = sorted(_special_texts(tokenizer))
+    special = sorted(special_texts(tokenizer))
     headers = [text for text in between if text and not any(token in text for token in special)]
     reserved = json.dumps(special + headers, ensure_ascii=False)
     extension = EXTENSION.read_text(encoding="utf-8").replace("RESERVED_TEXTS", reserved)
@@ -83,6 +83,7 @@ def _render_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     return pieces[1][1:], pieces[2][1:]
 
 
-def _special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """What stands for a special token wherever it is typed."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return added | set(tokenizer.all_special_tokens)

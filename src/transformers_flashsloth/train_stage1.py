@@ -10,13 +10,16 @@ captions, with its schedule (learning rate 1e-3, 256 rows a step, one epoch):
 All flags of TRL's `SFTConfig` work. `flashsloth build` makes the untrained model.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from .conversation import InputError
+from .decoder_chat import special_texts
 from .training_arguments import STAGE_DEFAULTS, StageArguments, accumulate, parse_arguments, run_command
 from .training_run import build_trainer, load_data, load_model, load_processor, run, step_flags
 
@@ -30,7 +33,7 @@ CHAT_TEMPLATE = """\
 {%- if messages | length != 2 or images | length != 1 -%}
     {{- raise_exception("Stage 1 needs rows of one image, one question and one caption") -}}
 {%- endif -%}
-{%- for token in [image, query, "</s>", bos_token, eos_token, pad_token] if token and token in caption -%}
+{%- for token in [image, query] + SPECIAL_TEXTS if token in caption -%}
     {{- raise_exception("The caption contains the text of the special token " ~ token) -}}
 {%- endfor -%}
 {{- image -}}
@@ -38,6 +41,11 @@ CHAT_TEMPLATE = """\
 {{- query -}}
 {%- generation -%}{{- "\\n" -}}{%- endgeneration -%}
 """
+
+
+def caption_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """`CHAT_TEMPLATE`, refusing captions with the text of a special token of this tokenizer."""
+    return CHAT_TEMPLATE.replace("SPECIAL_TEXTS", json.dumps(sorted(special_texts(tokenizer)), ensure_ascii=False))
 
 
 def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
@@ -48,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
     accumulate(script, training)
     record = {"recipe": {"name": "stage 1"}, "training": step_flags(training)}
     processor, config = load_processor(script, model_args)
-    train, evaluation = load_data(script, training, processor, config, chat_template=CHAT_TEMPLATE)
+    template = caption_template(processor.tokenizer)
+    train, evaluation = load_data(script, training, processor, config, chat_template=template)
 
     model = load_model(training, model_args)
     model.requires_grad_(False)
@@ -61,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
         eval_dataset=evaluation,
         processing_class=processor,
         data_collator=DataCollatorForVisionLanguageModeling(
-            processor, chat_template=CHAT_TEMPLATE, assistant_only_loss=True
+            processor, chat_template=template, assistant_only_loss=True
         ),
     )
     return run(trainer, script, model_args, record)
