@@ -25,8 +25,8 @@ CURVES = {
     "rows": [1, 2, 4, 8],
 }
 NEW_TOKENS = [1, 8, 16, 32, 64]
-POINTS = ["", "TTFT, s", "peak memory, GB", "SAP, % of operations", "EmbQ, % of operations"]
-FITS = ["of", "TTFT, ms each", "exponent", "memory, MB each"]
+POINTS = ["", "TFLOP", "TTFT, s", "peak memory, GB", "SAP, % of operations", "EmbQ, % of operations"]
+FITS = ["of", "TFLOP each", "exponent", "TTFT, ms each", "exponent", "memory, MB each"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,15 +71,15 @@ def measure(settings, repeats: int, num_points: int) -> dict:
 
 def _curve(subject: Subject, stages: Stages, device: str, inputs: dict[int, dict], repeats: int) -> dict:
     clock, memory = Clock(device), PeakMemory(device)
-    shares, seconds, peaks = {}, {value: [] for value in inputs}, {}
+    flops, shares, seconds, peaks = {}, {}, {value: [] for value in inputs}, {}
     for value, given in inputs.items():
         with FlopCounter() as counter:
             stages.begin(counter.get_total_flops)
             generate(subject, given, 1)
             stages.end()
         parts = stages.totals(lambda start, end: {"flops": end - start})
-        total = counter.get_total_flops()
-        shares[value] = {part: found.get("flops", 0) / total for part, found in parts.items()}
+        flops[value] = counter.get_total_flops()
+        shares[value] = {part: found.get("flops", 0) / flops[value] for part, found in parts.items()}
     for _ in range(repeats):
         for value, given in inputs.items():
             memory.reset()
@@ -89,9 +89,11 @@ def _curve(subject: Subject, stages: Stages, device: str, inputs: dict[int, dict
     values = list(inputs)
     return {
         "values": values,
+        "flops": list(flops.values()),
         "seconds": list(times.values()),
         "peak_bytes": list(peaks.values()),
         "shares": list(shares.values()),
+        "flops_fit": slope(values, [float(found) for found in flops.values()]),
         "fit": slope(values, [found["median"] for found in times.values()]),
         "memory_fit": slope(values, [float(found) for found in peaks.values()]),
     }
@@ -127,21 +129,22 @@ def report(result: dict) -> str:
         lines = [
             [
                 f"{name} {value}",
+                f"{flops / 1e12:.3f}",
                 f"{time['median']:.3f}",
                 f"{peak / 1e9:.2f}",
                 *(f"{100 * s:.2f}" for s in share.values()),
             ]
-            for value, time, peak, share in zip(
-                curve["values"], curve["seconds"], curve["peak_bytes"], curve["shares"], strict=True
+            for value, flops, time, peak, share in zip(
+                curve["values"], curve["flops"], curve["seconds"], curve["peak_bytes"], curve["shares"], strict=True
             )
         ]
         parts.append(markdown_table(POINTS, lines))
-        fit, memory = curve["fit"], curve["memory_fit"]
-        fits.append(
-            [name, f"{1000 * fit['per_unit']:.1f}", f"{fit['exponent']:.2f}", f"{memory['per_unit'] / 1e6:.1f}"]
-        )
+        flops, time, memory = curve["flops_fit"], curve["fit"], curve["memory_fit"]
+        work = [f"{flops['per_unit'] / 1e12:.4f}", f"{flops['exponent']:.2f}"]
+        times = [f"{1000 * time['per_unit']:.1f}", f"{time['exponent']:.2f}"]
+        fits.append([name, *work, *times, f"{memory['per_unit'] / 1e6:.1f}"])
     fit = result["new_tokens"]["fit"]
-    fits.append(["new tokens", f"{1000 * fit['per_unit']:.1f}", f"{fit['exponent']:.2f}", ""])
+    fits.append(["new tokens", "", "", f"{1000 * fit['per_unit']:.1f}", f"{fit['exponent']:.2f}", ""])
     return "\n\n".join([*parts, markdown_table(FITS, fits)])
 
 

@@ -217,6 +217,8 @@ class TestOtherCommands:
         growth.main([*QUICK, "--points", "2", "--repeats", "1", "--output", str(tmp_path)])
         curves = json.loads((tmp_path / "growth.json").read_text())["curves"]
         assert set(curves) == set(growth.CURVES)
+        one, two = curves["rows"]["flops"]
+        assert two == pytest.approx(2 * one, rel=0.01)
         for share in curves["views"]["shares"]:
             assert 0 < share["sap"] < share["embq"] < 0.1
         assert "| new tokens |" in capsys.readouterr().out
