@@ -1,4 +1,4 @@
-"""What test_remote_code.py runs in a process of its own: `python remote_code_process.py CHECKPOINT SAVED_AGAIN`."""
+"""What test_remote_code.py runs in a process of its own: `python remote_code_process.py SAVED SAVED_AGAIN OTHERS`."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def answer(directory: str, **options) -> list[list[int]]:
     return model.generate(**inputs, max_new_tokens=12, do_sample=False, eos_token_id=None).tolist()
 
 
-def main(directory: str, again: str) -> None:
+def main(directory: str, again: str, *others: str) -> None:
     sys.modules["transformers_flashsloth"] = None  # from now on importing it fails
     base = AutoModel.from_pretrained(directory, trust_remote_code=True)
     AutoModelForImageTextToText.from_pretrained(directory, trust_remote_code=True).save_pretrained(again)
@@ -32,6 +32,7 @@ def main(directory: str, again: str) -> None:
         "base": [type(base).__module__.split(".")[0], type(base).__name__],
         "answer": answer(directory, trust_remote_code=True),
         "answer of what was saved again": answer(again, trust_remote_code=True),
+        "answers of others": [answer(other, trust_remote_code=True) for other in others],
     }
     sys.stdout.write(json.dumps(report))
 

@@ -6,14 +6,24 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from tests import remote_code_process
+from tests.chat_tokenizers import build_chat_tokenizer
+from tests.tiny_backbones import TEXT, VISION, small
 from transformers_flashsloth import (
     FlashSlothForConditionalGeneration,
     FlashSlothImageProcessor,
     FlashSlothProcessor,
 )
+
+# Decoder, its kind of chat, and tower.
+BACKBONES = [
+    ("llama", "llama_3", "siglip_vision_model"),
+    ("qwen2", "chatml", "clip_vision_model"),
+    ("qwen3", "chatml", "siglip2_vision_model"),
+    ("gemma3_text", "gemma", "dinov2"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +33,24 @@ def saved(authors_directory, tmp_path_factory):
     FlashSlothForConditionalGeneration.from_pretrained(authors_directory).save_pretrained(directory)
     FlashSlothProcessor.from_pretrained(authors_directory).save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="module")
+def other_backbones(tmp_path_factory) -> list[str]:
+    """FlashSloths on other decoders and towers, with their processors, saved."""
+    directories = []
+    for text, chat, vision in BACKBONES:
+        directory = tmp_path_factory.mktemp(text)
+        set_seed(0)
+        config = small(text, TEXT | {"vocab_size": 320, "max_position_embeddings": 512}, initializer_range=0.5)
+        AutoModelForCausalLM.from_config(config).save_pretrained(directory / "text")
+        build_chat_tokenizer(chat).save_pretrained(directory / "text")
+        AutoModel.from_config(small(vision, VISION)).save_pretrained(directory / "vision")
+        parts = (str(directory / "text"), str(directory / "vision"))
+        for part in (FlashSlothForConditionalGeneration, FlashSlothProcessor):
+            part.from_backbones(*parts).save_pretrained(directory / "whole")
+        directories.append(str(directory / "whole"))
+    return directories
 
 
 def test_every_class_is_mapped_to_a_file_that_is_there(saved):
@@ -37,9 +65,9 @@ def test_every_class_is_mapped_to_a_file_that_is_there(saved):
         assert f"class {name}(" in (saved / f"{module}.py").read_text()
 
 
-def test_same_tokens_without_the_package(saved, tmp_path):
+def test_same_tokens_without_the_package(saved, other_backbones, tmp_path):
     process = subprocess.run(
-        [sys.executable, remote_code_process.__file__, saved, tmp_path / "again"],
+        [sys.executable, remote_code_process.__file__, saved, tmp_path / "again", *other_backbones],
         capture_output=True,
         text=True,
         env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
@@ -48,6 +76,8 @@ def test_same_tokens_without_the_package(saved, tmp_path):
     report = json.loads(process.stdout)
     assert report["base"] == ["transformers_modules", "FlashSlothModel"]
     assert report["answer"] == report["answer of what was saved again"] == remote_code_process.answer(saved)
+    assert report["answers of others"] == [remote_code_process.answer(directory) for directory in other_backbones]
+    assert len({str(answer) for answer in report["answers of others"]}) == len(BACKBONES)
 
 
 def test_the_package_wins(saved):
