@@ -6,6 +6,7 @@ not run on this machine, its row has the library's own error. `--accuracy N` ask
 questions of each family of its test set (`conversion.default_model.evaluate`) with each scheme.
 """
 
+import gc
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -108,6 +109,7 @@ def measure(settings, makers: dict[str, Callable], repeats: int) -> dict:
                 "bytes_ratio": stored_bytes(quantised.model.language_model.layers) / decoder_bytes,
             }
             del quantised, other
+            gc.collect()  # before the next one is in memory
     result[PLAIN]["rate"] = summary(rates)
     return result
 
