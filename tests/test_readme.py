@@ -140,9 +140,9 @@ def test_python_trains(snippet, questions, tmp_path):
     assert (tmp_path / "adapter" / "checkpoint-1" / "adapter_model.safetensors").exists()
 
 
-@pytest.mark.parametrize("command", commands(".venv/bin/python -m conversion."))
-def test_training_knows_its_options(command, run_here):
-    # Training takes hours and its evaluation minutes.
+@pytest.mark.parametrize("command", commands(".venv/bin/python -m conversion.", ".venv/bin/python -m benchmarks."))
+def test_long_commands_know_their_options(command, run_here):
+    # Training takes hours, its evaluation and the benchmark minutes.
     module = " ".join(shlex.split(command)[:3])
     assert set(re.findall(r"--[\w-]+", command)) <= set(re.findall(r"--[\w-]+", run_here(f"{module} --help")))
 
