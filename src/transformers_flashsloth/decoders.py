@@ -130,10 +130,12 @@ def check_decoder(decoder: PreTrainedModel) -> None:
         DynamicCache(config=config).get_seq_length()
     except ValueError:
         raise _refusal(config, "it has no attention layer, and its cache counts no positions") from None
-    weight = decoder.get_input_embeddings().weight
-    if weight.shape[-1] != config.hidden_size:  # the smallest OPT
-        raise _refusal(config, f"its embeddings are {weight.shape[-1]} wide, but its layers {config.hidden_size}")
-    embedding = torch.zeros((1, 1, weight.shape[-1]), dtype=weight.dtype, device=weight.device)
+    embeddings = decoder.get_input_embeddings()
+    weight = embeddings.weight
+    width = getattr(embeddings, "embedding_dim", weight.shape[-1])  # ZeRO-3 leaves the weight no shape
+    if width != config.hidden_size:  # the smallest OPT
+        raise _refusal(config, f"its embeddings are {width} wide, but its layers {config.hidden_size}")
+    embedding = torch.zeros((1, 1, width), dtype=weight.dtype, device=weight.device)
     # A mask that is whole: making one can take more than what is tried here, with flexible attention a compilation.
     mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=weight.device)
     stop = layers[0].register_forward_pre_hook(_stop_at_first_layer, with_kwargs=True)
