@@ -18,6 +18,7 @@ from convert_checkpoint import convert
 from push_to_hub import push_to_hub
 
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
+from transformers_flashsloth.build_checkpoint import build_checkpoint
 
 
 def outcome(step: Callable, *arguments, **options):
@@ -48,6 +49,13 @@ def convert_from_hub(name: str, destination: Path, weights: dict[str, torch.Tens
     return converted.keys() == weights.keys() and all(torch.equal(converted[key], weights[key]) for key in weights)
 
 
+def build_from_hub(text: str, vision: str, destination: Path) -> int:
+    """Builds a model of two repositories; the weights of its decoder."""
+    model = build_checkpoint(destination, text, vision)
+    FlashSlothProcessor.from_pretrained(destination)
+    return model.model.language_model.num_parameters()
+
+
 def main(checkpoint: Path) -> None:
     weights = {name: tensor for file in checkpoint.glob("*.safetensors") for name, tensor in load_file(file).items()}
     load_model, load_processor = FlashSlothForConditionalGeneration.from_pretrained, FlashSlothProcessor.from_pretrained
@@ -58,6 +66,7 @@ def main(checkpoint: Path) -> None:
         "load what the model pushed": outcome(load_whole, "me/direct", weights),
         "load the authors' format": outcome(load_whole, "them/authors", weights),
         "convert from the Hub": outcome(convert_from_hub, "them/authors", checkpoint.with_name("from hub"), weights),
+        "build": outcome(build_from_hub, "them/text", "them/vision", checkpoint.with_name("built")),
     }
     bad = {
         "missing": ("me/nothing", {}),

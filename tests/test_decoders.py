@@ -191,6 +191,5 @@ def test_head_and_tying_follow_the_decoder():
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(REFUSED.keys() & set(FAMILIES)))
 def test_every_other_family_is_refused_by_name_and_reason(family):
-    with pytest.raises((ValueError, StrictDataclassError), match=f"'{family}'.* {REFUSED[family]}") as refusal:
+    with pytest.raises((ValueError, StrictDataclassError), match=f"'{family}'.* {REFUSED[family]}"):
         build(config_of(family))
-    assert not isinstance(refusal.value, AttributeError)

@@ -10,15 +10,28 @@ import push_to_hub
 import pytest
 from convert_checkpoint import convert
 from huggingface_hub import ModelCard
+from transformers import AutoModel, AutoModelForCausalLM
 
 from tests import hub_process
+from tests.chat_tokenizers import build_chat_tokenizer
 from tests.hub_server import TOKEN, Hub, Repository
+from tests.tiny_backbones import TEXT, VISION, small
 
 SHARD = "model-00002-of-00002.safetensors"
 
 
 @pytest.fixture(scope="module")
-def hub(authors_directory):
+def backbones(tmp_path_factory):
+    """A decoder with its tokenizer, and a vision tower."""
+    text, vision = (tmp_path_factory.mktemp(name) for name in ("text", "vision"))
+    AutoModelForCausalLM.from_config(small("llama", TEXT | {"vocab_size": 320})).save_pretrained(text)
+    build_chat_tokenizer("llama_3").save_pretrained(text)
+    AutoModel.from_config(small("siglip_vision_model", VISION)).save_pretrained(vision)
+    return {"text": text, "vision": vision}
+
+
+@pytest.fixture(scope="module")
+def hub(authors_directory, backbones):
     """A Hub with the authors' checkpoint: open, gated, and with a shard too few. Two transfers will be cut."""
     with Hub() as hub:
         files = {file.name: file.read_bytes() for file in authors_directory.iterdir()}
@@ -26,6 +39,9 @@ def hub(authors_directory):
         hub.repositories["them/gated"] = Repository(gated=True, commits=[files])
         incomplete = {name: content for name, content in files.items() if name != SHARD}
         hub.repositories["them/incomplete"] = Repository(commits=[incomplete])
+        for name, directory in backbones.items():
+            files = {file.name: file.read_bytes() for file in directory.iterdir()}
+            hub.repositories[f"them/{name}"] = Repository(commits=[files])
         hub.cuts = {"upload": 100_000, "model-00001-of-00004.safetensors": 15_000_000}
         yield hub
 
@@ -66,6 +82,10 @@ def test_push_and_load(report, hub, checkpoint):
         "tokenizer.json",
     } <= files.keys()
     assert len(hub.repositories["me/sloth"].commits) == 2  # the empty one and ours
+
+
+def test_backbones_of_the_hub_make_a_model(report, backbones):
+    assert report["build"] == AutoModel.from_pretrained(backbones["text"]).num_parameters()
 
 
 def test_a_cut_connection_is_resumed(report, hub):
