@@ -1,9 +1,9 @@
 """
 Rows a second in batches of FlashSloth, against rows one by one: `python -m benchmarks.batches`.
 
-Rows differ in the length of their question, and every fourth has no image. A batch takes them as they come, or with
-rows of about one length together; those same rows are then also answered one by one. Beside it, the time to first
-token of up to eight equal rows over the floor's.
+Rows differ in the length of their question, and a fourth has no image. A batch takes them as they come, or, of twice
+as many as the largest batch holds, those whose whole prompts are of about one length; these are also answered one by
+one. Beside it, the time to first token of up to eight equal rows over the floor's.
 """
 
 import torch
@@ -46,10 +46,14 @@ def measure(settings, sizes: list[int], repeats: int, hd: bool) -> dict:
     model = build_flashsloth("ours", device, dtype, settings.tiny)
     ours, floor = ask_flashsloth(model, device, dtype, hd), ask_floor(Floor(model), device, dtype, hd)
     clock, memory = Clock(device), PeakMemory(device)
-    single, pool = ours.inputs(photo()), mixed_lengths(max(sizes))
-    ordered = sorted(pool)
+    single, pool = ours.inputs(photo()), mixed_lengths(2 * max(sizes))
+    ordered = sorted(pool, key=lambda length: mixed_rows(ours, single, [length])["input_ids"].shape[1])
     found = {size: {"mixed": [], "grouped": [], "over_one_by_one": [], "ttft_over_floor": []} for size in sizes}
     peaks, one_by_one = dict.fromkeys(sizes, 0), []
+
+    def alike(size: int) -> list[int]:
+        start = (len(ordered) - size) // 2
+        return ordered[start : start + size]
 
     def seconds(lengths: list[int]) -> float:
         rows = mixed_rows(ours, single, lengths)
@@ -60,17 +64,15 @@ def measure(settings, sizes: list[int], repeats: int, hd: bool) -> dict:
 
     seconds(pool[:1])
     for _ in range(repeats):
-        alone = {length: seconds([length]) for length in ordered}
+        alone = {length: seconds([length]) for length in alike(max(sizes))}
         one_by_one.append(len(alone) / sum(alone.values()))
         for size, of in found.items():
-            middle = (len(pool) - size) // 2
-            alike = ordered[middle : middle + size]
             memory.reset()
             of["mixed"].append(size / seconds(pool[:size]))
             peaks[size] = max(peaks[size], memory.read())
-            together = seconds(alike)
+            together = seconds(alike(size))
             of["grouped"].append(size / together)
-            of["over_one_by_one"].append(sum(alone[length] for length in alike) / together)
+            of["over_one_by_one"].append(sum(alone[length] for length in alike(size)) / together)
             if size <= MOST_EQUAL_ROWS:
                 equal = {name: value.expand(size, *value.shape[1:]) for name, value in single.items()}
                 of["ttft_over_floor"].append(ttft(ours, equal) / ttft(floor, equal))

@@ -1,8 +1,11 @@
+import inspect
+
 import pytest
 import torch
 
 from tests.golden_model import tiny_model
 from tests.test_modeling_flashsloth import inputs_of
+from transformers_flashsloth.generation_flashsloth import SuppressPlaceholders
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +70,12 @@ def test_an_answer_that_cannot_fit_the_context_is_refused_at_once(model):
 def test_chunked_prefill_is_refused(model):
     with pytest.raises(ValueError, match="without `prefill_chunk_size`"):
         generate(model, [0], prefill_chunk_size=8)
+
+
+def test_what_generation_inspects_with_every_token_is_kept_and_true(model):
+    suppress = SuppressPlaceholders([1], device="cpu")
+    assert list(inspect.signature(suppress.__call__).parameters) == ["input_ids", "scores"]
+    assert list(inspect.signature(model.forward).parameters)[:2] == ["input_ids", "pixel_values"]
+    for function in (SuppressPlaceholders.__call__, type(model).forward):
+        kept = vars(function)["__signature__"]
+        assert list(kept.parameters) == list(inspect.signature(inspect.unwrap(function)).parameters)

@@ -237,6 +237,14 @@ class TestErrors:
         with pytest.raises(ValueError, match="Image features and image tokens do not match: 0 images"):
             model(input_ids=torch.tensor([ROWS[0]]))
 
+    def test_nothing_is_encoded_before_placeholders_are_checked(self, model):
+        encoded = []
+        handle = model.model.vision_tower.register_forward_hook(lambda *_: encoded.append(1))
+        with pytest.raises(ValueError, match="do not match"):
+            model(input_ids=torch.tensor([ROWS[0]]), pixel_values=pixels("a", "b"))
+        handle.remove()
+        assert not encoded
+
     def test_cut_query_run(self, model):
         with pytest.raises(ValueError, match="query run that is not 9 tokens"):
             model(input_ids=torch.tensor([ROWS[0][:-6]]), pixel_values=pixels("a"))

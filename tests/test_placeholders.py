@@ -7,15 +7,11 @@ from tests.golden_model import IMAGE, QUERY, tiny_config
 from transformers_flashsloth.placeholders import check_length, check_placeholders, shift
 
 
-def encoded(num_images: int, tokens: int = 9) -> SimpleNamespace | None:
-    return SimpleNamespace(pooler_output=torch.zeros(num_images, tokens, 4)) if num_images else None
-
-
 @pytest.mark.parametrize(
     ("rows", "num_images", "message"),
     [
         ([[IMAGE] * 9 + [5] * 9], 2, "2 images of 9 tokens each, 9 image tokens"),
-        ([[IMAGE] * 9 + [5] * 9], 0, "0 images of 1 tokens each, 9 image tokens"),
+        ([[IMAGE] * 9 + [5] * 9], 0, "0 images of 9 tokens each, 9 image tokens"),
         ([[IMAGE] * 8 + [5] * 10], 1, "1 images of 9 tokens each, 8 image tokens"),
         ([[IMAGE] * 8 + [5] * 2, [IMAGE] * 10], 2, "2 rows with a part of an image"),
         ([[QUERY] * 8 + [5]], 0, "1 rows .* not 9 tokens"),
@@ -24,12 +20,12 @@ def encoded(num_images: int, tokens: int = 9) -> SimpleNamespace | None:
 )
 def test_mismatches_are_named_with_their_numbers(rows, num_images, message):
     with pytest.raises(ValueError, match=message):
-        check_placeholders(torch.tensor(rows), encoded(num_images), tiny_config())
+        check_placeholders(torch.tensor(rows), num_images, 9, tiny_config())
 
 
 def test_the_fullest_row_counts():
     rows = [[IMAGE] * 9 + [5] + [QUERY] * 9 + [5] * 10, ([5] + [QUERY] * 9) * 2 + [5] * 9]
-    assert check_placeholders(torch.tensor(rows), encoded(1), tiny_config()) == 2
+    assert check_placeholders(torch.tensor(rows), 1, 9, tiny_config()) == 2
 
 
 def test_a_sequence_beyond_the_context_is_refused():

@@ -138,7 +138,7 @@ def assemble(model_class: type[PreTrainedModel], text: str, vision: str, *, dtyp
             part.to_empty(device=decoder.device).to(language_model.dtype)
             part.apply(model._init_weights)
     _start_as_the_release(core.multi_modal_projector)
-    open_seam(layers_of(decoder), config.embq_layers)
+    open_seam(layers_of(decoder))
     core.language_model, core.vision_tower, model.lm_head = decoder, tower, head
     config.dtype = language_model.dtype
     model.tie_weights()

@@ -1,59 +1,54 @@
 """The seam: how embedded query modules get inside a decoder that knows nothing of them."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
-
-# transformers 5.19 checkpoints a layer together with its hooks, later versions its `forward` alone.
-CHECKPOINTS_HOOKS = "__call__" in vars(GradientCheckpointingLayer)
 
 
-def open_seam(layers: nn.ModuleList, indices: Iterable[int]) -> None:
+def open_seam(layers: nn.ModuleList) -> None:
     """
-    Lets a call of the decoder that owns `layers` take `embq=`: for each layer of `indices` a function of the hidden
-    states `(B, L, D)` that enter it; the layer then reads what the function returns. Decoders of transformers hand
-    keyword arguments they do not know to each layer, and hooks take it from there: no decoder's loop is copied, and
-    checkpoints keep their names.
+    Lets a call of the decoder that owns `layers` take `embq=`: a function of the hidden states `(B, L, D)` for each
+    layer, by its number, that is to read what the function returns instead of them. Decoders of transformers hand
+    keyword arguments they do not know to each layer, whose class gets a subclass that takes this one: no decoder's loop
+    is copied, checkpoints keep their names, and a decoding step costs what it costs without a seam, where hooks on
+    every layer would add two percent.
 
     EmbQ runs outside of the layer's gradient checkpoint: a re-entrant one would pass the graph of the image features
     twice.
 
     Args:
         layers (`nn.ModuleList`): the layers of a text model of transformers.
-        indices (`Iterable[int]`): the layers that an EmbQ runs before.
     """
-    indices = set(indices)
     for index, layer in enumerate(layers):
-        if index not in indices:
-            layer.register_forward_pre_hook(_drop_embq, with_kwargs=True)
-        elif CHECKPOINTS_HOOKS:
-            layer.seam_index = index
-            layer.__class__ = type(type(layer).__name__, (_RunsEmbQFirst, type(layer)), {})
-        else:
-            layer.register_forward_pre_hook(partial(_run_embq, index), with_kwargs=True)
+        layer.seam_index = index
+        layer.__class__ = _with_seam(type(layer))
 
 
-class _RunsEmbQFirst:
-    """Does for a layer what the hook does, before the layer's checkpoint begins."""
+class TakesEmbQ:
+    """What a layer's class gets: `embq`, of which the layer itself never hears, as attention functions need not."""
 
-    def __call__(self, *args, **kwargs):
-        args, kwargs = _run_embq(self.seam_index, self, args, kwargs) or (args, kwargs)
+    def __call__(self, *args, embq: dict[int, Callable[[torch.Tensor], torch.Tensor]] | None = None, **kwargs):
+        if embq is not None and self.seam_index in embq:
+            hidden_states, *rest = args
+            args = (embq[self.seam_index](hidden_states), *rest)
         return super().__call__(*args, **kwargs)
 
-
-def _run_embq(index: int, layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    embq: dict[int, Callable[[torch.Tensor], torch.Tensor]] | None = kwargs.get("embq")
-    if embq is None:
-        return _drop_embq(layer, args, kwargs)
-    hidden_states, *rest = args
-    return _drop_embq(layer, (embq[index](hidden_states), *rest), kwargs)
+    def __reduce__(self):
+        return _restore, (type(self).layer_class,), self.__dict__
 
 
-def _drop_embq(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    # Attention functions need not know the word.
-    if "embq" not in kwargs:
-        return None
-    return args, {name: value for name, value in kwargs.items() if name != "embq"}
+@cache
+def _with_seam(layer_class: type[nn.Module]) -> type[nn.Module]:
+    # Upstream tells layers apart by the name of their class.
+    seam_class = type(layer_class.__name__, (TakesEmbQ, layer_class), {"layer_class": layer_class})
+    if "forward" in vars(seam_class):
+        del seam_class.forward  # upstream wraps what a subclass inherits once more, for checkpoints; once is enough
+    return seam_class
+
+
+def _restore(layer_class: type[nn.Module]) -> nn.Module:
+    """An empty layer for pickle and copies, which look classes up by name and would not find one with a seam."""
+    seam_class = _with_seam(layer_class)
+    return seam_class.__new__(seam_class)

@@ -72,12 +72,13 @@ def explain(
     if model.embq is None:
         return explanation
 
+    num_images, tokens_per_image = images.pooler_output.shape[:2]
     spans = find_query_spans(
         input_ids,
         config,
-        max_runs=max(check_placeholders(input_ids, images, config), 1),
-        num_images=pixel_values.shape[0],
-        tokens_per_image=images.pooler_output.shape[1],
+        max_runs=max(check_placeholders(input_ids, num_images, tokens_per_image, config), 1),
+        num_images=num_images,
+        tokens_per_image=tokens_per_image,
     )
     attentions = [
         module.attention_over_patches(entering.get(module, hidden_states), patches, spans)  # (N, H, R*Q, V*P)

@@ -29,10 +29,10 @@ from .decoder_seam import open_seam
 from .decoders import build_decoder, embedding_name, finish_logits, layers_of, undo_scale
 from .embedded_query import QueryTokens, build_embq
 from .explanation_flashsloth import FlashSlothExplanation, explain
-from .generation_flashsloth import FlashSlothGenerationMixin
+from .generation_flashsloth import FlashSlothGenerationMixin, with_signature
 from .multi_modal_projector import FlashSlothMultiModalProjector
 from .placeholder_labels import ignore_placeholders, ignore_placeholders_first
-from .placeholders import check_length, check_placeholders, ids_of_structure
+from .placeholders import check_length, check_placeholders, check_views, ids_of_structure
 from .pretrained_flashsloth import (
     FlashSlothCausalLMOutputWithPast,
     FlashSlothModelOutputWithPast,
@@ -59,7 +59,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             self.query_tokens = QueryTokens(config.num_query_tokens, config.text_config.hidden_size)
         self.embq = build_embq(config)
         self.language_model = build_decoder(config.text_config)
-        open_seam(layers_of(self.language_model), config.embq_layers)
+        open_seam(layers_of(self.language_model))
         self.post_init()
 
     def train(self, mode: bool = True):
@@ -85,12 +85,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         Raises:
             ValueError: if `pixel_values` has another shape.
         """
-        size = (3, *self.config.view_size)
-        if pixel_values.ndim != 5 or pixel_values.shape[2:] != size:
-            raise ValueError(
-                f"`pixel_values` must have the shape (images, views, {', '.join(map(str, size))}), got "
-                f"{tuple(pixel_values.shape)}. Make it with FlashSlothProcessor or FlashSlothImageProcessor."
-            )
+        check_views(pixel_values, self.config)
         num_views = pixel_values.shape[1]
         pixel_values = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)  # (N*V, 3, H, W)
         patches, outputs = read_patches(self.vision_tower, pixel_values, self.config.patch_grid, **kwargs)
@@ -147,15 +142,20 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         check_length(input_ids, past_key_values, self.config)
 
         images = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
+        num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
+        if pixel_values is not None:
+            check_views(pixel_values, self.config)
+            num_images, tokens_per_image = pixel_values.shape[0], pixel_values.shape[1] * self.config.tokens_per_view
+        # Before images are encoded, which the copy to the host would wait for.
+        max_runs = check_placeholders(input_ids, num_images, tokens_per_image, self.config)
         if pixel_values is not None:
             images = self.get_image_features(pixel_values, return_dict=True)
         image_hidden_states = None if images is None else images.pooler_output
-        max_runs = check_placeholders(input_ids, images, self.config)
         unseen = images is None and self._runs_without_image(input_ids, past_key_values)
         if unseen:
             images = self._unseen_image(inputs_embeds)
 
-        features, tokens_per_image = None, 1
+        features = None
         if images is not None:
             tokens_per_image = images.pooler_output.shape[1]
             features = images.last_hidden_state.to(inputs_embeds.device)  # (N, V*P, Dv)
@@ -274,6 +274,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         """What the model looks at in a prompt's images; see `explanation_flashsloth.explain` for the arguments."""
         return explain(self.model, input_ids, pixel_values, attention_mask)
 
+    @with_signature
     @can_return_tuple
     def forward(
         self,

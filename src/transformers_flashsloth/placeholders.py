@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_flashsloth import FlashSlothConfig
 
@@ -23,12 +22,22 @@ def check_length(input_ids: torch.Tensor, past_key_values: Cache | None, config:
         )
 
 
+def check_views(pixel_values: torch.Tensor, config: FlashSlothConfig) -> None:
+    """Raises ValueError unless `pixel_values` are `(N, V, 3, H, W)` of views of the config's size."""
+    size = (3, *config.view_size)
+    if pixel_values.ndim != 5 or pixel_values.shape[2:] != size:
+        raise ValueError(
+            f"`pixel_values` must have the shape (images, views, {', '.join(map(str, size))}), got "
+            f"{tuple(pixel_values.shape)}. Make it with FlashSlothProcessor or FlashSlothImageProcessor."
+        )
+
+
 def check_placeholders(
-    input_ids: torch.Tensor, images: BaseModelOutputWithPooling | None, config: FlashSlothConfig
+    input_ids: torch.Tensor, num_images: int, tokens_per_image: int, config: FlashSlothConfig
 ) -> int:
     """
-    Holds the placeholders of `input_ids` `(B, L)` against the images, bringing all numbers to the host in one copy.
-    While a graph is traced nothing is checked.
+    Holds the placeholders of `input_ids` `(B, L)` against N images of V*T tokens each, bringing all numbers to the host
+    in one copy. While a graph is traced nothing is checked.
 
     Returns:
         `int`: R, the query runs of the row that has most; while a graph is traced, the most that L positions can hold.
@@ -37,12 +46,11 @@ def check_placeholders(
         ValueError: if images and image placeholders do not match, or a query run is cut.
     """
     num_queries = max(config.num_query_tokens, 1)
-    if images is None and input_ids.shape[1] == 1:
+    if not num_images and input_ids.shape[1] == 1:
         return 0  # a decoding step
     if torch.compiler.is_compiling():
         return input_ids.shape[1] // (num_queries + 1) + 1
 
-    num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
     is_query = (input_ids == config.query_token_id) & (config.num_query_tokens > 0)
     images_of_row = (input_ids == config.image_token_id).sum(1)  # (B,)
     queries = is_query.cumsum(1)  # (B, L)
