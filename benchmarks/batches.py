@@ -32,11 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     result = measure(settings, options.rows, options.repeats, options.hd)
-    write_json(options.output / "batches.json", result)
+    name = f"batches{'-hd' * options.hd}"
+    write_json(options.output / f"{name}.json", result)
     text = table(result)
     print(text)
     if options.readme:
-        put_between_marks(options.readme, "batches", text)
+        put_between_marks(options.readme, name, text)
 
 
 @torch.inference_mode()

@@ -9,10 +9,11 @@ from .report import markdown_table, put_between_marks, read_json, with_spread, w
 from .worker import FLOOR, FLOOR_HD, OURS, OURS_HD
 
 PARTS = ("preprocessing", "vision", "compression", "decoder", "other")
-TIMES = ["model", "visual tokens", "TTFT / floor", "the same, CPU time", "TTFT / own floor", "TTFT, s",
+TIMES = ["model", "visual tokens", "TTFT / floor", "the same, CPU time", "TTFT, s",
          *(f"{part}, %" for part in PARTS), "x roofline", "decode, tokens/s", "decode / floor",
          "decode of 8 rows, tokens/s",
          "x roofline"]  # fmt: skip
+OWN = ["over its own floor", "TTFT", "the same, CPU time", "decode", "decode of 8 rows"]
 SIZES = ["model", "prompt", "TFLOP", "of which vision", "compression", "weights, GB", "KV cache, MB",
          "peak memory, GB"]  # fmt: skip
 SHORT = ["model", "visual tokens", "time to first token", "decoding speed", "KV cache, MB", "weights, GB"]
@@ -102,8 +103,20 @@ def summarise(row: dict) -> dict:
         result["decode_over_floor"] = summary([1 / ratio for ratio in ratios(row, "decode", "wall")])
     own = {OURS: "floors", OURS_HD: "own_floors"}.get(row["name"])
     if own:
-        result["ttft_over_own_floor"] = summary(ratios(row, "ttft", "wall", own))
+        result["over_own_floor"] = over_own_floor(row, own)
     return result
+
+
+def over_own_floor(row: dict, floors: str) -> dict[str, dict]:
+    """TTFT of FlashSloth over its floor's, wall and CPU time, and its decoding speeds over the floor's."""
+    found = {
+        "ttft": summary(ratios(row, "ttft", "wall", floors)),
+        "ttft_cpu": summary(ratios(row, "ttft", "cpu", floors)),
+    }
+    for part in ("decode", "decode_batch"):
+        if part in row["samples"][0]:
+            found[part] = summary([1 / ratio for ratio in ratios(row, part, "wall", floors)])
+    return found
 
 
 def tables(rows: dict, summaries: dict) -> str:
@@ -116,8 +129,10 @@ def tables(rows: dict, summaries: dict) -> str:
         f"{machine['torch']}, transformers {machine['transformers']}; at best {ceiling['flops'] / 1e12:.2f} TFLOP/s "
         f"and {ceiling['bytes'] / 1e9:.0f} GB/s. One 768 x 768 image, a question of 24 tokens; medians (quartiles).",
         markdown_table(TIMES, [_times(name, found) for name, found in good.items()]),
-        markdown_table(SIZES, [_sizes(name, found) for name, found in good.items()]),
     ]
+    own = [[shown(name), *_own(found["over_own_floor"])] for name, found in good.items() if "over_own_floor" in found]
+    lines += [markdown_table(OWN, own)] if own else []
+    lines.append(markdown_table(SIZES, [_sizes(name, found) for name, found in good.items()]))
     lines += [f"{name} did not run: {found['error']}" for name, found in summaries.items() if "error" in found]
     return "\n\n".join(lines)
 
@@ -126,11 +141,15 @@ def _times(name: str, found: dict) -> list[str]:
     shares = [f"{100 * found['shares'][part]['median']:.1f}" for part in PARTS]
     return [
         shown(name), str(found["facts"]["visual_tokens"]), with_spread(found.get("ttft_over_floor")),
-        with_spread(found.get("ttft_cpu_over_floor")), with_spread(found.get("ttft_over_own_floor"), digits=3),
+        with_spread(found.get("ttft_cpu_over_floor")),
         with_spread(found["ttft"]), *shares, with_spread(found["ttft_over_roofline"]),
         with_spread(found["tokens_per_second"]), with_spread(found.get("decode_over_floor")),
         with_spread(found.get("batch_tokens_per_second")), with_spread(found["decode_over_roofline"]),
     ]  # fmt: skip
+
+
+def _own(found: dict[str, dict]) -> list[str]:
+    return [with_spread(found.get(part), digits=3) for part in ("ttft", "ttft_cpu", "decode", "decode_batch")]
 
 
 def _sizes(name: str, found: dict) -> list[str]:

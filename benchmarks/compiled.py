@@ -5,7 +5,6 @@ The floor, FlashSloth, and both compiled and with a static cache take turns in o
 ratio is to the floor's sample of the same round. On CUDA transformers decodes a static cache in CUDA graphs.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -32,11 +31,12 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     result = measure(settings, options.repeats, options.hd)
-    write_json(options.output / f"compiled{'-hd' * options.hd}.json", result)
+    name = f"compiled{'-hd' * options.hd}"
+    write_json(options.output / f"{name}.json", result)
     text = table(result)
     print(text)
     if options.readme:
-        put_between_marks(options.readme, f"compiled{'-hd' * options.hd}", text)
+        put_between_marks(options.readme, name, text)
 
 
 def subjects(settings, hd: bool) -> dict[str, Subject]:
@@ -54,7 +54,7 @@ def subjects(settings, hd: bool) -> dict[str, Subject]:
         "FlashSloth, compiled": ask_ours(twin),
     }
     for subject in found.values():
-        subject.stages.remove()  # a compiler would stumble over its hooks
+        subject.stages.remove()
     twin.compile()
     floor_twin.decoder.compile()
     floor_twin.visual_tokens = torch.compile(floor_twin.visual_tokens)
@@ -94,13 +94,11 @@ def measure(settings, repeats: int, hd: bool) -> dict[str, dict]:
 def table(result: dict[str, dict]) -> str:
     lines = []
     for name, found in result.items():
-        over: Callable = lambda what, found=found, name=name: (
-            "" if name == FLOOR else with_spread(found[what], digits=3)
-        )
+        ratios = [with_spread(found[ratio], digits=3) for ratio in ("ttft_over_floor", "decode_over_floor")]
+        ttft_over_floor, decode_over_floor = ratios if name != FLOOR else ("", "")
         compiling = f"{found['warm_up_seconds']:.0f}" if name.endswith("compiled") else ""
         lines.append([
-            name, with_spread(found["ttft"]), over("ttft_over_floor"), with_spread(found["rate"]),
-            over("decode_over_floor"), compiling,
+            name, with_spread(found["ttft"]), ttft_over_floor, with_spread(found["rate"]), decode_over_floor, compiling
         ])  # fmt: skip
     return markdown_table(HEADER, lines)
 

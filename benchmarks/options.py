@@ -16,7 +16,6 @@ def common_parser(description: str, output: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--tiny", action="store_true", help="tiny models: shows that the command runs, measures nothing"
     )
-    parser.add_argument("--compile", action="store_true", help="compile the parts and use a static cache")
     parser.add_argument("--output", type=Path, default=Path(output), help="directory (default %(default)s)")
     parser.add_argument("--readme", type=Path, help="document whose marked places get the figures")
     return parser
@@ -24,5 +23,5 @@ def common_parser(description: str, output: str) -> argparse.ArgumentParser:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """The settings that `common_parser`'s options stand for."""
-    names = ("device", "dtype", "threads", "new_tokens", "tiny", "compile")
-    return Settings(**{name: getattr(options, name) for name in names})
+    names = ("device", "dtype", "threads", "new_tokens", "tiny")
+    return Settings(**{name: getattr(options, name) for name in names}, compile=getattr(options, "compile", False))

@@ -33,7 +33,7 @@ class Stages:
         self.read = None
 
     def remove(self) -> None:
-        """Takes the hooks off, as a compiler would stumble over them."""
+        """Takes the hooks off: a compiler would stumble over them, and they take some time."""
         for handle in self.handles:
             handle.remove()
 

@@ -11,12 +11,15 @@ from benchmarks import (
     building,
     compare,
     compare_report,
+    compiled,
+    dispatch,
     growth,
     overhead,
     preprocessing,
     quantised,
     report,
     rivals,
+    sampling,
 )
 from benchmarks.measure import PeakMemory, count_flops, slope, summary
 from benchmarks.ours import PRESETS, flashsloth_config
@@ -228,6 +231,40 @@ class TestOtherCommands:
         found = json.loads((tmp_path / "overhead.json").read_text())
         assert found["ours"]["step_operations"] == found["floor"]["step_operations"] + 1
         assert "| ours |" in capsys.readouterr().out
+
+    def test_dispatch(self, tmp_path, capsys):
+        dispatch.main([*QUICK, "--repeats", "1", "--output", str(tmp_path)])
+        found = json.loads((tmp_path / "dispatch.json").read_text())
+        assert found["floor"]["prefill_over_floor"]["median"] == 1
+        assert "| FlashSloth |" in capsys.readouterr().out
+
+    def test_dispatch_has_every_layer_of_the_real_model(self):
+        real, narrow = flashsloth_config("ours"), dispatch.narrow_config(tiny=False)
+        for part in ("text_config", "vision_config"):
+            assert getattr(narrow, part).num_hidden_layers == getattr(real, part).num_hidden_layers
+        assert narrow.embq_layer == real.embq_layer
+        assert narrow.tokens_per_view == 1
+
+    @pytest.mark.slow
+    def test_compiled(self, tmp_path, capsys):
+        compiled.main([*QUICK, "--repeats", "1", "--output", str(tmp_path)])
+        found = json.loads((tmp_path / "compiled.json").read_text())
+        assert list(found) == ["floor", "FlashSloth", "floor, compiled", "FlashSloth, compiled"]
+        assert "| FlashSloth, compiled |" in capsys.readouterr().out
+
+    def test_compiled_subjects_answer_alike_on_shared_weights(self, monkeypatch):
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+        monkeypatch.setattr(torch, "compile", lambda function: function)
+        asked = compiled.subjects(TINY, hd=False)
+        pointers = {name: subject.embeddings.weight.data_ptr() for name, subject in asked.items()}
+        assert len(set(pointers.values())) == 1
+        with torch.inference_mode():
+            plain, twin = (
+                sampling.generate(subject, subject.inputs(photo()), 3, static=name.endswith("compiled")).sequences
+                for name, subject in asked.items()
+                if name.startswith("FlashSloth")
+            )
+        assert plain.tolist() == twin.tolist()
 
     def test_preprocessing(self, tmp_path, capsys):
         preprocessing.main([*QUICK, "--repeats", "1", "--output", str(tmp_path)])

@@ -77,6 +77,27 @@ def test_generate_compiles_its_decoding_once(model, rows):
     assert graphs() == 1
 
 
+def test_a_compiled_model_encodes_its_images_compiled_too(model):
+    inputs = inputs_of([0])
+    expected = model.generate(**inputs, **OPTIONS)
+    targets = []
+
+    def backend(graph, _):
+        targets.append({str(node.target) for node in graph.graph.nodes})
+        return graph.forward
+
+    compiled = small_model()
+    compiled.load_state_dict(model.state_dict())
+    compiled.compile(backend=backend)
+    assert compiled.generate(**inputs, **OPTIONS).tolist() == expected.tolist()
+    convolutions = [graph for graph in targets if any("conv" in target for target in graph)]
+    assert len(convolutions) == 1
+    torch._dynamo.reset()
+    logits = compiled(**inputs).logits
+    torch.testing.assert_close(logits, model(**inputs).logits, rtol=1e-4, atol=1e-4)
+    assert not counters["graph_break"]
+
+
 def test_a_second_turn_decodes_with_the_same_graph(model):
     inputs = inputs_of([0])
     cache, recomputed = new_cache(model, "static"), new_cache(model, "dynamic")

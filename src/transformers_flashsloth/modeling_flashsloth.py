@@ -274,6 +274,12 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         """What the model looks at in a prompt's images; see `explanation_flashsloth.explain` for the arguments."""
         return explain(self.model, input_ids, pixel_values, attention_mask)
 
+    def compile(self, *args, **kwargs) -> None:
+        """As torch's; also vision tower and projector on their own, as `generate` encodes images before `forward`."""
+        for module in (self.model.vision_tower, self.model.multi_modal_projector):
+            module.compile(*args, **kwargs)
+        super().compile(*args, **kwargs)
+
     @with_signature
     @can_return_tuple
     def forward(
