@@ -17,6 +17,14 @@ OWN = ["over its own floor", "TTFT", "the same, CPU time", "decode", "decode of 
 SIZES = ["model", "prompt", "TFLOP", "of which vision", "compression", "weights, GB", "KV cache, MB",
          "peak memory, GB"]  # fmt: skip
 SHORT = ["model", "visual tokens", "time to first token", "decoding speed", "KV cache, MB", "weights, GB"]
+PRESETS = {
+    "ours-qwen3-0.6b": "Qwen3-0.6B, SigLIP 2 base",
+    "ours-qwen3-1.7b": "Qwen3-1.7B, SigLIP 2 so400m",
+    "ours-smollm2-1.7b": "SmolLM2-1.7B, SigLIP so400m",
+}
+FASTVLM, QWEN3_VL = "fastvlm-1.5b", "qwen3-vl-2b"
+PRESET = ["preset", "time to first token, over FastVLM-1.5B", "decoding speed, over FastVLM-1.5B",
+          "KV cache, over Qwen3-VL-2B", "HD: time to first token, over Qwen3-VL-2B"]  # fmt: skip
 ALT = "Time to the first token by its parts, and decoding speed, of each model in multiples of the floor's."
 
 
@@ -26,7 +34,8 @@ def write_report(
     """
     Writes `summary.json`, `tables.md` and, where matplotlib is installed, `figure.png`; with `readme` also the tables
     into that document, between the marks named "compare", and the figure beside it as `compare.png`; with
-    `short_readme` one short table, between the marks named "speed".
+    `short_readme` one short table, between the marks named "speed", and, if the presets and the two that they would
+    compete with were measured, one of their ratios, between the marks named "presets".
 
     Returns:
         `str`: the tables.
@@ -45,6 +54,9 @@ def write_report(
         put_between_marks(readme, "compare", f"{text}\n\n![{ALT}](compare.png)" if is_drawn else text)
     if short_readme is not None:
         put_between_marks(short_readme, "speed", short_table(summaries))
+        good = {name for name, found in summaries.items() if "error" not in found}
+        if good >= {*PRESETS, FASTVLM, QWEN3_VL}:
+            put_between_marks(short_readme, "presets", preset_table(summaries))
     return f"{text}\n\n" + (f"The figure is {figure}." if is_drawn else "No figure, as matplotlib is not installed.")
 
 
@@ -157,7 +169,7 @@ def _sizes(name: str, found: dict) -> list[str]:
     flops = [f"{facts['flops'][part] / 1e12:.3f}" for part in ("total", "vision", "compression")]
     return [
         shown(name), str(facts["prompt_tokens"]), *flops, f"{facts['weight_bytes'] / 1e9:.2f}",
-        f"{(facts['kv_bytes'] + facts['memory_bytes']) / 1e6:.1f}", f"{found['peak_bytes']['median'] / 1e9:.2f}",
+        f"{_cache_bytes(facts) / 1e6:.1f}", f"{found['peak_bytes']['median'] / 1e9:.2f}",
     ]  # fmt: skip
 
 
@@ -169,10 +181,35 @@ def short_table(summaries: dict) -> str:
         facts = found["facts"]
         lines.append([
             shown(name), str(facts["visual_tokens"]), with_spread(found["ttft_over_floor"]),
-            with_spread(found["decode_over_floor"]), f"{(facts['kv_bytes'] + facts['memory_bytes']) / 1e6:.1f}",
+            with_spread(found["decode_over_floor"]), f"{_cache_bytes(facts) / 1e6:.1f}",
             f"{facts['weight_bytes'] / 1e9:.2f}",
         ])  # fmt: skip
     return markdown_table(SHORT, lines)
+
+
+def preset_table(summaries: dict) -> str:
+    """What each preset takes in multiples of what the two models that it would compete with take."""
+    lines = []
+    for name, title in PRESETS.items():
+        found, hd = summaries[name], summaries.get(f"{name}-hd")
+        fastvlm, qwen = summaries[FASTVLM], summaries[QWEN3_VL]
+        cells = [
+            _over(found["ttft_over_floor"], fastvlm["ttft_over_floor"]),
+            _over(found["decode_over_floor"], fastvlm["decode_over_floor"]),
+            f"{_cache_bytes(found['facts']) / _cache_bytes(qwen['facts']):.2f}",
+            "" if hd is None else _over(hd["ttft_over_floor"], qwen["ttft_over_floor"]),
+        ]
+        lines.append([title, *cells])
+    return markdown_table(PRESET, lines)
+
+
+def _over(values: dict, others: dict) -> str:
+    return f"{values['median'] / others['median']:.2f}"
+
+
+def _cache_bytes(facts: dict) -> int:
+    """Bytes of keys and values of the prompt, and of the patches that ours remembers with them."""
+    return facts["kv_bytes"] + facts["memory_bytes"]
 
 
 def draw(path: Path, summaries: dict) -> bool:

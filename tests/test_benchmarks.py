@@ -195,6 +195,18 @@ class TestCompare:
         assert "fastvlm-1.5b did not run: ImportError: it needs timm" in printed
         assert "| paligemma-3b-224 | 81 | 1.00 (1.00-1.00) |" in printed
 
+    def test_presets_are_held_against_their_rivals(self):
+        def found(ttft: float, decode: float, cache: int) -> dict:
+            facts = {"kv_bytes": cache - 1, "memory_bytes": 1}
+            return {"facts": facts, "ttft_over_floor": {"median": ttft}, "decode_over_floor": {"median": decode}}
+
+        summaries = {name: found(1.0, 3.0, 30) for name in compare_report.PRESETS}
+        summaries |= {"fastvlm-1.5b": found(2.0, 1.5, 10), "qwen3-vl-2b": found(4.0, 1.0, 120)}
+        summaries["ours-qwen3-0.6b-hd"] = found(3.0, 1.0, 50)
+        lines = compare_report.preset_table(summaries).splitlines()
+        assert lines[2] == "| Qwen3-0.6B, SigLIP 2 base | 0.50 | 2.00 | 0.25 | 0.75 |"
+        assert lines[4] == "| SmolLM2-1.7B, SigLIP so400m | 0.50 | 2.00 | 0.25 |  |"
+
     def test_a_machine_that_slows_down_changes_no_ratio(self):
         row = {"samples": [fake_sample(3.0), fake_sample(9.0)], "floors": [fake_sample(s) for s in (0.5, 1.5, 4.5)]}
         assert compare_report.ratios(row, "ttft", "wall") == [3.0, 3.0]
