@@ -27,11 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 16, 32], help="sizes of a batch")
     parser.add_argument("--repeats", type=int, default=3, help="samples (default %(default)s)")
     parser.add_argument("--hd", action="store_true", help="five views an image instead of one")
+    parser.add_argument("--equal", action="store_true", help="only the time to first token of equal rows")
     options = parser.parse_args(arguments)
     settings = settings_of(options)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    result = measure(settings, options.rows, options.repeats, options.hd)
+    result = measure(settings, options.rows, options.repeats, options.hd, options.equal)
     name = f"batches{'-hd' * options.hd}"
     write_json(options.output / f"{name}.json", result)
     text = table(result)
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 @torch.inference_mode()
-def measure(settings, sizes: list[int], repeats: int, hd: bool) -> dict:
+def measure(settings, sizes: list[int], repeats: int, hd: bool, only_equal: bool) -> dict:
     """Rates, ratios and peaks for each size; every repeat goes through all of them, so that drift cancels."""
     device, dtype = settings.device, getattr(torch, settings.dtype)
     model = build_flashsloth("ours", device, dtype, settings.tiny)
@@ -63,25 +64,31 @@ def measure(settings, sizes: list[int], repeats: int, hd: bool) -> dict:
     def ttft(subject: Subject, inputs: dict[str, torch.Tensor]) -> float:
         return clock.time(lambda: generate(subject, inputs, 1))["wall"]
 
+    def ttft_over_floor(size: int) -> float:
+        equal = {name: value.expand(size, *value.shape[1:]) for name, value in single.items()}
+        return ttft(ours, equal) / ttft(floor, equal)
+
     seconds(pool[:1])
     for _ in range(repeats):
-        alone = {length: seconds([length]) for length in alike(max(sizes))}
-        one_by_one.append(len(alone) / sum(alone.values()))
+        if not only_equal:
+            alone = {length: seconds([length]) for length in alike(max(sizes))}
+            one_by_one.append(len(alone) / sum(alone.values()))
         for size, of in found.items():
-            memory.reset()
-            of["mixed"].append(size / seconds(pool[:size]))
-            peaks[size] = max(peaks[size], memory.read())
-            together = seconds(alike(size))
-            of["grouped"].append(size / together)
-            of["over_one_by_one"].append(sum(alone[length] for length in alike(size)) / together)
+            if not only_equal:
+                memory.reset()
+                of["mixed"].append(size / seconds(pool[:size]))
+                peaks[size] = max(peaks[size], memory.read())
+                together = seconds(alike(size))
+                of["grouped"].append(size / together)
+                of["over_one_by_one"].append(sum(alone[length] for length in alike(size)) / together)
             if size <= MOST_EQUAL_ROWS:
-                equal = {name: value.expand(size, *value.shape[1:]) for name, value in single.items()}
-                of["ttft_over_floor"].append(ttft(ours, equal) / ttft(floor, equal))
+                of["ttft_over_floor"].append(ttft_over_floor(size))
     sizes_found = {
         size: {name: summary(values) if values else None for name, values in of.items()} | {"peak_bytes": peaks[size]}
         for size, of in found.items()
     }
-    return {"one_by_one": summary(one_by_one), "new_tokens": settings.new_tokens, "sizes": sizes_found}
+    alone = summary(one_by_one) if one_by_one else None
+    return {"one_by_one": alone, "new_tokens": settings.new_tokens, "sizes": sizes_found}
 
 
 def mixed_lengths(count: int) -> list[int]:
@@ -114,13 +121,16 @@ def table(result: dict) -> str:
     lines = [
         [
             str(size), with_spread(found["mixed"]), with_spread(found["grouped"]),
-            with_spread(found["over_one_by_one"]), f"{found['peak_bytes'] / 1e9:.2f}",
+            with_spread(found["over_one_by_one"]), f"{found['peak_bytes'] / 1e9:.2f}" if found["peak_bytes"] else "",
             with_spread(found["ttft_over_floor"], digits=3),
         ]
         for size, found in result["sizes"].items()
     ]  # fmt: skip
+    text = markdown_table(HEADER, lines)
+    if result["one_by_one"] is None:
+        return text
     one = with_spread(result["one_by_one"], digits=3)
-    return f"One by one: {one} rows/s, {result['new_tokens']} new tokens each.\n\n" + markdown_table(HEADER, lines)
+    return f"One by one: {one} rows/s, {result['new_tokens']} new tokens each.\n\n{text}"
 
 
 if __name__ == "__main__":

@@ -219,6 +219,12 @@ class TestOtherCommands:
         assert list(sizes) == ["1", "3"]
         assert "by length / one by one" in capsys.readouterr().out
 
+    def test_batches_of_equal_rows_alone(self, tmp_path, capsys):
+        batches.main([*QUICK, "--rows", "2", "--repeats", "1", "--hd", "--equal", "--output", str(tmp_path)])
+        (found,) = json.loads((tmp_path / "batches-hd.json").read_text())["sizes"].values()
+        assert found["mixed"] is None and found["ttft_over_floor"]["n"] == 1
+        assert "One by one" not in capsys.readouterr().out
+
     def test_mixed_rows_are_what_single_rows_are(self, flashsloths):
         subject = flashsloths.subjects["ours"]
         single = subject.inputs(photo())
