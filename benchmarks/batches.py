@@ -11,7 +11,7 @@ import torch
 from .measure import Clock, PeakMemory, summary
 from .options import common_parser, settings_of
 from .ours import Floor, ask_flashsloth, ask_floor, build_flashsloth
-from .report import markdown_table, put_between_marks, with_spread, write_json
+from .report import markdown_table, publish, with_spread
 from .sampling import generate
 from .subjects import Subject, photo, text_ids
 
@@ -34,11 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(settings.threads)
     result = measure(settings, options.rows, options.repeats, options.hd, options.equal)
     name = f"batches{'-hd' * options.hd}"
-    write_json(options.output / f"{name}.json", result)
-    text = table(result)
-    print(text)
-    if options.readme:
-        put_between_marks(options.readme, name, text)
+    publish(options, name, result, table(result))
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from .building import share
 from .measure import Clock, summary
 from .options import common_parser, settings_of
 from .ours import Floor, ask_flashsloth, ask_floor, build_flashsloth
-from .report import markdown_table, put_between_marks, with_spread, write_json
+from .report import markdown_table, publish, with_spread
 from .sampling import TokenClock, generate
 from .subjects import Subject, photo
 
@@ -32,11 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(settings.threads)
     result = measure(settings, options.repeats, options.hd)
     name = f"compiled{'-hd' * options.hd}"
-    write_json(options.output / f"{name}.json", result)
-    text = table(result)
-    print(text)
-    if options.readme:
-        put_between_marks(options.readme, name, text)
+    publish(options, name, result, table(result))
 
 
 def subjects(settings, hd: bool) -> dict[str, Subject]:

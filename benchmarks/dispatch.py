@@ -14,7 +14,7 @@ from .building import build
 from .measure import Clock, summary
 from .options import common_parser, settings_of
 from .ours import Floor, ask_flashsloth, ask_floor, flashsloth_config
-from .report import markdown_table, put_between_marks, with_spread, write_json
+from .report import markdown_table, publish, with_spread
 from .sampling import TokenClock, generate
 from .subjects import Subject, photo
 
@@ -31,11 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = settings_of(options)
     torch.set_num_threads(settings.threads or 1)
     result = measure(settings, options.repeats)
-    write_json(options.output / "dispatch.json", result)
-    text = table(result)
-    print(text)
-    if options.readme:
-        put_between_marks(options.readme, "dispatch", text)
+    publish(options, "dispatch", result, table(result))
 
 
 def narrow_config(tiny: bool) -> FlashSlothConfig:

@@ -13,7 +13,7 @@ import torch
 from .measure import Clock, FlopCounter, PeakMemory, slope, summary
 from .options import common_parser, settings_of
 from .ours import TOKENS_AFTER_QUERIES, TOKENS_BEFORE_IMAGE, ask_flashsloth, build_flashsloth
-from .report import markdown_table, put_between_marks, write_json
+from .report import markdown_table, publish
 from .sampling import TokenClock, generate
 from .stages import Stages
 from .subjects import QUESTION_TOKENS, Subject, photo, text_ids
@@ -38,11 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     result = measure(settings, options.repeats, options.points)
-    write_json(options.output / "growth.json", result)
-    text = report(result)
-    print(text)
-    if options.readme:
-        put_between_marks(options.readme, "growth", text)
+    publish(options, "growth", result, report(result))
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .options import common_parser, settings_of
 from .ours import Floor, ask_flashsloth, ask_floor, build_flashsloth
-from .report import markdown_table, put_between_marks, write_json
+from .report import markdown_table, publish
 from .sampling import generate
 from .subjects import Subject, photo
 
@@ -47,11 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     subjects = {"ours": ask_flashsloth(model, device, dtype, options.hd)}
     subjects["floor"] = ask_floor(Floor(model), device, dtype, options.hd)
     result = {name: measure(subject) for name, subject in subjects.items()}
-    write_json(options.output / "overhead.json", result)
-    text = table(result)
-    print(text)
-    if options.readme:
-        put_between_marks(options.readme, "overhead", text)
+    publish(options, "overhead", result, table(result))
 
 
 @torch.inference_mode()

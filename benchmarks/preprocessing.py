@@ -15,7 +15,7 @@ from transformers_flashsloth import FlashSlothImageProcessor
 
 from .measure import Clock, summary
 from .options import common_parser, settings_of
-from .report import markdown_table, put_between_marks, with_spread, write_json
+from .report import markdown_table, publish, with_spread
 from .subjects import photo
 
 LARGE = (4000, 3000)
@@ -29,11 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     settings = settings_of(options)
     result = measure(options.repeats, (400, 300) if settings.tiny else LARGE)
-    write_json(options.output / "preprocessing.json", result)
-    text = table(result)
-    print(text)
-    if options.readme:
-        put_between_marks(options.readme, "preprocessing", text)
+    publish(options, "preprocessing", result, table(result))
 
 
 def measure(repeats: int, size: tuple[int, int]) -> dict:

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, QuantoConfig, TorchAoConfi
 from .measure import Clock, summary
 from .options import common_parser, settings_of
 from .ours import ask_flashsloth, build_flashsloth
-from .report import markdown_table, put_between_marks, with_spread, write_json
+from .report import markdown_table, publish, with_spread
 from .sampling import TokenClock, generate
 from .subjects import photo
 
@@ -68,11 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, found in result.items():
             if "error" not in found:
                 found["accuracy"] = accuracy(makers.get(name), settings.device, options.accuracy)
-    write_json(options.output / "quantised.json", result)
-    text = table(result)
-    print(text)
-    if options.readme:
-        put_between_marks(options.readme, "quantised", text)
+    publish(options, "quantised", result, table(result))
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """How results are kept and shown: JSON files, markdown tables, and figures put between marks in a document."""
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -46,3 +47,11 @@ def put_between_marks(path: Path, name: str, text: str) -> None:
     head, rest = document.split(begin)
     _, tail = rest.split(end)
     path.write_text(f"{head}{begin}\n{text.strip()}\n{end}{tail}")
+
+
+def publish(options: argparse.Namespace, name: str, result: dict, text: str) -> None:
+    """Keeps `result` as `NAME.json` in `options.output`, prints `text`, and puts it into `options.readme` if given."""
+    write_json(options.output / f"{name}.json", result)
+    print(text)
+    if options.readme:
+        put_between_marks(options.readme, name, text)
