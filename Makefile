@@ -22,7 +22,7 @@ lint: .venv-test/bin/pytest
 
 # Transformers' own shared tests on our classes, fetched from PyPI.
 conformance: .venv-test/bin/pytest
-	.venv-test/bin/pytest -m slow tests/test_conformance.py
+	.venv-test/bin/pytest -m slow tests/model/test_conformance.py
 
 # As a user installs it, from a wheel, with nothing but what it requires.
 .venv/bin/flashsloth: constraints.txt pyproject.toml $(wildcard src/transformers_flashsloth/* src/transformers_flashsloth/*/*)

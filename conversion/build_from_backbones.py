@@ -14,7 +14,7 @@ from pathlib import Path
 
 from command_line import run
 
-from transformers_flashsloth.build_checkpoint import build_checkpoint
+from transformers_flashsloth.building.checkpoint import build_checkpoint
 
 DECODER = "microsoft/phi-2"
 VISION = "google/siglip-so400m-patch14-384"

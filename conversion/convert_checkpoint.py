@@ -22,16 +22,16 @@ from transformers import GenerationConfig
 from weight_stream import copy_weights, total_bytes, verify_weights
 
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration, FlashSlothProcessor
-from transformers_flashsloth.authors_checkpoint import (
+from transformers_flashsloth.checkpoints.written_aside import written_aside
+from transformers_flashsloth.model.authors_checkpoint import (
     config_to_authors,
     read_authors_config,
     to_authors_name,
     to_our_name,
 )
-from transformers_flashsloth.authors_processor import save_authors_tokenizer
-from transformers_flashsloth.checkpoint_files import CheckpointFiles, check_shapes
-from transformers_flashsloth.loading_flashsloth import end_at_answers, model_shapes
-from transformers_flashsloth.written_aside import written_aside
+from transformers_flashsloth.model.authors_processor import save_authors_tokenizer
+from transformers_flashsloth.model.checkpoint_files import CheckpointFiles, check_shapes
+from transformers_flashsloth.model.loading_flashsloth import end_at_answers, model_shapes
 
 DTYPES = ("float32", "bfloat16", "float16")
 SOURCE_FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors"]

@@ -15,8 +15,8 @@ from huggingface_hub import HfApi
 from model_card import MODEL_CARD, make_card
 
 from transformers_flashsloth import FlashSlothConfig
-from transformers_flashsloth.authors_checkpoint import read_authors_config
-from transformers_flashsloth.checkpoint_files import CheckpointFiles
+from transformers_flashsloth.model.authors_checkpoint import read_authors_config
+from transformers_flashsloth.model.checkpoint_files import CheckpointFiles
 
 
 def push_to_hub(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from transformers_flashsloth import __main__ as command
-from transformers_flashsloth.conversation import Conversation
+from transformers_flashsloth.asking.conversation import Conversation
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from transformers_flashsloth.embedded_query import CrossAttention
+from transformers_flashsloth.model.embedded_query import CrossAttention
 
 from .questions import Turn
 from .scenes import GRID, Scene

@@ -15,15 +15,15 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # `transformers` has it with torchvision
 
-from .adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, DORA_SAVED_TO_LOADED, OUTSIDE_THE_DECODER
-from .authors_auto import AuthorsModel, AuthorsProcessor
-from .authors_checkpoint import AUTHORS_TO_OURS
-from .configuration_flashsloth import FlashSlothConfig
-from .image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorTorchvision
-from .modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel
-from .pretrained_flashsloth import FlashSlothPreTrainedModel
-from .processing_flashsloth import FlashSlothProcessor
-from .video_processing_flashsloth import FlashSlothVideoProcessor
+from .authors.auto import AuthorsModel, AuthorsProcessor
+from .model.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, DORA_SAVED_TO_LOADED, OUTSIDE_THE_DECODER
+from .model.authors_checkpoint import AUTHORS_TO_OURS
+from .model.configuration_flashsloth import FlashSlothConfig
+from .model.image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorTorchvision
+from .model.modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel
+from .model.pretrained_flashsloth import FlashSlothPreTrainedModel
+from .model.processing_flashsloth import FlashSlothProcessor
+from .model.video_processing_flashsloth import FlashSlothVideoProcessor
 
 AutoConfig.register("flashsloth", FlashSlothConfig, exist_ok=True)
 AutoModel.register(FlashSlothConfig, FlashSlothModel, exist_ok=True)

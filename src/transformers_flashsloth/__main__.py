@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.utils.import_utils import is_serve_available
 
 from . import FlashSlothConfig, __version__
-from .conversation import DEFAULT_CHECKPOINT, Conversation, InputError
+from .asking.conversation import DEFAULT_CHECKPOINT, Conversation, InputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -62,7 +62,7 @@ def chat(options: argparse.Namespace) -> int:
 
 def build(options: argparse.Namespace) -> int:
     """Writes a new, untrained model of two backbones, with its processor."""
-    from .build_checkpoint import build_checkpoint
+    from .building.checkpoint import build_checkpoint
 
     choices = dict(options.choices)
     if options.gguf_file:
@@ -87,7 +87,7 @@ def serve(options: argparse.Namespace) -> int:
     """Answers OpenAI's chat completions over HTTP, until interrupted."""
     if not is_serve_available():
         raise InputError('serving needs more packages: pip install "transformers-flashsloth[serve]"')
-    from .serving import serve_checkpoint
+    from .serving.server import serve_checkpoint
 
     serve_checkpoint(
         options.model,

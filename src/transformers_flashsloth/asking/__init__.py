@@ -1,0 +1,1 @@
+"""Questions about images and videos, and what was looked at."""

@@ -1,0 +1,1 @@
+"""The checkpoints that FlashSloth's authors released."""

@@ -1,0 +1,1 @@
+"""A new model out of a decoder and a vision tower."""

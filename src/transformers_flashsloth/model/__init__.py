@@ -1,0 +1,1 @@
+"""The model: what travels with the weights, and nothing else."""

@@ -1,0 +1,243 @@
+"""
+The server of `transformers serve`, with one FlashSloth model, for clients that nobody knows.
+
+It takes over chat completions, the list of models and the health check; its other paths, which load and unload models
+among other things, are closed. This is the only file that knows `transformers.cli.serving` (5.19 to 5.x), whose classes
+have public names but no promised interface.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from jinja2 import TemplateError
+from PIL import Image
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from transformers import GenerationConfig
+from transformers.cli.serving.chat_completion import UNUSED_CHAT_COMPLETION_FIELDS, ChatCompletionHandler
+from transformers.cli.serving.model_manager import ModelManager
+from transformers.cli.serving.server import build_server
+from transformers.cli.serving.utils import GenerateManager, GenerationState, Modality
+
+from ..asking.conversation import DEFAULT_CHECKPOINT, Conversation, InputError
+from .images import ImageReader
+from .request import ChatRequest, ImagePart, TextPart
+
+OPEN_PATHS = ("/v1/chat/completions", "/v1/models", "/health")
+MAX_BODY_BYTES = 32 * 2**20
+# No context holds as much; it bounds what the tokenizer is given.
+MAX_TEXT_BYTES = 200_000
+MAX_MESSAGE_CHARACTERS = 500
+
+
+def serve_checkpoint(
+    checkpoint: str | None = None,
+    *,
+    host: str = "localhost",
+    port: int = 8000,
+    directory: Path | None = None,
+    private_urls: bool | None = None,
+    **loading,
+) -> None:
+    """
+    Serves a model until interrupted.
+
+    Args:
+        checkpoint (`str`, *optional*): directory or Hub id, and what clients call the model; by default the one in the
+            package, called "flashsloth".
+        host (`str`): address to listen on.
+        port (`int`): 0 for any that is free.
+        directory (`Path`, *optional*): whose images clients may name.
+        private_urls (`bool`, *optional*): as in [`ImageReader`]; by default whether only this machine can ask.
+        loading: options of [`Conversation`].
+
+    Raises:
+        InputError: if one of these cannot be used.
+    """
+    if directory and not directory.is_dir():
+        raise InputError(f"there is no directory {str(directory)!r} to allow files of")
+    if private_urls is None:
+        private_urls = host in ("localhost", "127.0.0.1", "::1")
+    conversation = Conversation([], checkpoint=checkpoint or DEFAULT_CHECKPOINT, **loading)
+    app = build_app(checkpoint or "flashsloth", conversation, ImageReader(directory, private_urls))
+    uvicorn.run(app, host=host, port=port)
+
+
+def build_app(name: str, conversation: Conversation, images: ImageReader) -> FastAPI:
+    """
+    Returns the application of `transformers serve` with one model.
+
+    Args:
+        name (`str`): what clients call the model.
+        conversation ([`Conversation`]): whose model and options are used.
+        images ([`ImageReader`]): reads the images of requests.
+    """
+    models = OneModel(name, conversation)
+    state = BoundedGenerationState()
+    # The handlers of closed paths differ between versions, and are never called.
+    parameters = inspect.signature(build_server).parameters
+    handlers = {parameter: None for parameter in parameters if parameter.endswith("_handler")}
+    handlers["chat_handler"] = ChatHandler(
+        models, state, images, chat_template_kwargs={"processor_kwargs": conversation.processor_kwargs}
+    )
+    app = build_server(models, generation_state=state, **handlers)
+
+    @app.middleware("http")
+    async def refuse_unread(request: Request, call_next):
+        if request.url.path not in OPEN_PATHS:
+            return _refusal(404, f"this server has the paths {', '.join(OPEN_PATHS)}")
+        if "transfer-encoding" in request.headers:
+            return _refusal(411, "the body needs a Content-Length")
+        if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+            return _refusal(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+        return await call_next(request)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refuse(request: Request, error: StarletteHTTPException):
+        return _refusal(error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_body(request: Request, error: RequestValidationError):
+        return _refusal(422, _explain(error))
+
+    return app
+
+
+def _refusal(status: int, message: str) -> JSONResponse:
+    """A response in the form from which OpenAI's clients take the message."""
+    message = message[:MAX_MESSAGE_CHARACTERS].encode(errors="replace").decode()  # JSON can hold what UTF-8 cannot
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error"}}, status)
+
+
+def _explain(error: ValidationError | RequestValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+
+
+class ChatHandler(ChatCompletionHandler):
+    """Checks what a client sends, and reads its images, before the handler of `transformers serve` sees it."""
+
+    def __init__(self, models: "OneModel", state: "BoundedGenerationState", images: ImageReader, **kwargs):
+        super().__init__(models, state, **kwargs)
+        self.images = images
+
+    async def handle_request(self, body: dict, request_id: str):
+        """
+        Answers a request.
+
+        Raises:
+            HTTPException: 422 for fields that are unknown or of the wrong kind, 400 for anything else that the client
+                can mend.
+        """
+        try:
+            return await super().handle_request(await self._checked(body), request_id)
+        except ValidationError as error:
+            raise HTTPException(422, _explain(error)) from error
+        except (InputError, TemplateError, ValueError) as error:
+            raise HTTPException(400, str(error)) from error
+
+    async def _checked(self, body: dict) -> dict:
+        unknown = body.keys() - ChatRequest.model_fields.keys() - UNUSED_CHAT_COMPLETION_FIELDS
+        if unknown:
+            raise HTTPException(422, f"this server does not take the fields {', '.join(sorted(unknown))}")
+        request = ChatRequest.model_validate(body)
+
+        longest = request.max_completion_tokens or request.max_tokens
+        context = self.model_manager.context
+        if longest is not None and longest > context:
+            raise InputError(f"max_tokens is {longest}, but the model's context is {context} tokens")
+        parts = [part for message in request.messages for part in message.content]
+        if sum(len(part.text.encode()) for part in parts if part.type == "text") > MAX_TEXT_BYTES:
+            raise InputError(f"the messages have more than {MAX_TEXT_BYTES} bytes of text")
+        urls = [part.image_url.url for part in parts if part.type == "image_url"]
+        images = iter(await asyncio.to_thread(self.images.read, urls))
+
+        options = request.model_dump(exclude={"messages", "max_completion_tokens", "max_tokens"}, exclude_none=True)
+        messages = [
+            {"role": message.role, "content": [_stock_part(part, images) for part in message.content]}
+            for message in request.messages
+        ]
+        return options | {"messages": messages, "max_tokens": longest}
+
+    def _build_generation_config(self, body: dict, *args, **kwargs) -> GenerationConfig:
+        # The one private name: upstream takes a temperature without sampling. Near 0 the logits would overflow.
+        generation_config = super()._build_generation_config(body, *args, **kwargs)
+        if "temperature" in body:
+            generation_config.do_sample = body["temperature"] >= 0.01
+        return generation_config
+
+
+def _stock_part(part: TextPart | ImagePart, images: Iterator[Image.Image]) -> dict:
+    """A part as the handler of `transformers serve` passes it on: where it has a URL, the processor takes an image."""
+    if part.type == "text":
+        return {"type": "text", "text": part.text}
+    return {"type": "image_url", "image_url": {"url": next(images)}}
+
+
+class OneModel(ModelManager):
+    """Has one model, which was loaded beforehand; the classes that upstream loads are those of transformers alone."""
+
+    def __init__(self, name: str, conversation: Conversation):
+        self.model, self.processor = conversation.model, conversation.processor
+        super().__init__(force_model=name)
+
+    @property
+    def context(self) -> int:
+        """Longest sequence, prompt and answer, in tokens."""
+        return self.model.config.text_config.max_position_embeddings
+
+    @staticmethod
+    def process_model_name(model_id: str) -> str:
+        """Leaves the name as it is, without a revision."""
+        return model_id
+
+    def load_model_and_processor(self, *args, **kwargs):
+        """Returns the model and its processor."""
+        return self.model, self.processor
+
+    @staticmethod
+    def get_model_modality(*args, **kwargs) -> Modality:
+        """Says that the model takes texts and images."""
+        return Modality.VLM
+
+    def get_gen_models(self, *args, **kwargs) -> list[dict]:
+        """Lists the model, and nothing else that this machine may have."""
+        return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "flashsloth"}]
+
+
+class BoundedGenerationState(GenerationState):
+    """Generates for one model."""
+
+    def __init__(self):
+        super().__init__()
+        self.manager = BoundedGenerateManager()
+
+    def get_manager(self, *args, **kwargs) -> "BoundedGenerateManager":
+        """Returns the one manager."""
+        return self.manager
+
+
+class BoundedGenerateManager(GenerateManager):
+    """Ends answers where the context ends, and finds stop strings, which needs the tokenizer."""
+
+    def generate_streaming(self, model, processor, inputs, gen_config, *args, **kwargs):
+        """As upstream's."""
+        _fit(gen_config, inputs, model)
+        return super().generate_streaming(model, processor.tokenizer, inputs, gen_config, *args, **kwargs)
+
+    async def generate_non_streaming(self, model, processor, inputs, gen_config, *args, **kwargs):
+        """As upstream's."""
+        _fit(gen_config, inputs, model)
+        return await super().generate_non_streaming(model, processor.tokenizer, inputs, gen_config, *args, **kwargs)
+
+
+def _fit(generation_config: GenerationConfig, inputs: dict, model) -> None:
+    length, context = inputs["input_ids"].shape[1], model.config.text_config.max_position_embeddings
+    if length >= context:
+        raise InputError(f"the conversation takes {length} tokens, but the model reads at most {context - 1}")
+    generation_config.max_new_tokens = min(generation_config.max_new_tokens, context - length)

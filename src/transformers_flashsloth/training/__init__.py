@@ -1,0 +1,1 @@
+"""Recipes: LoRA fine-tuning and the two stages of the release, on TRL."""

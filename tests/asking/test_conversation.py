@@ -1,0 +1,148 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from transformers_flashsloth.asking import conversation as conversation_module
+from transformers_flashsloth.asking.conversation import Conversation, InputError
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "blue.png"
+    Image.new("RGB", (20, 10), "blue").save(path)
+    return str(path)
+
+
+@pytest.fixture
+def conversation(image, tiny_checkpoint):
+    return Conversation([image], checkpoint=tiny_checkpoint, max_new_tokens=5, device="cpu")
+
+
+def inputs_of(conversation, monkeypatch, *questions):
+    """Asks the questions and returns what `generate` got for the last one, with the first answer."""
+    seen = []
+    generate = conversation.model.generate
+    monkeypatch.setattr(conversation.model, "generate", lambda **kwargs: seen.append(kwargs) or generate(**kwargs))
+    answers = [conversation.ask(question) for question in questions]
+    return seen[-1], answers[0]
+
+
+def test_answer_is_that_of_the_public_interfaces(conversation, image):
+    messages = [{"role": "user", "content": [{"type": "image", "path": image}, {"type": "text", "text": "What?"}]}]
+    inputs = conversation.processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    output = conversation.model.generate(**inputs, max_new_tokens=5)
+    expected = conversation.processor.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+
+    assert conversation.ask("  What?\n") == expected.strip() != ""
+
+
+def test_later_questions_follow_the_history_and_send_each_image_once(conversation, monkeypatch):
+    inputs, answer = inputs_of(conversation, monkeypatch, "What?", "And where?")
+
+    text = conversation.processor.decode(inputs["input_ids"][0])
+    assert text.count("<image>") == 1 and len(inputs["pixel_values"]) == 1
+    assert text.index("What?") < text.index(f" ASSISTANT: {answer}</s>USER: And where?")
+
+
+def test_several_images_in_high_definition(image, tiny_checkpoint, monkeypatch):
+    conversation = Conversation([image, image], checkpoint=tiny_checkpoint, image_hd=True, device="cpu")
+
+    inputs, _ = inputs_of(conversation, monkeypatch, "What?")
+
+    assert inputs["pixel_values"].shape[:2] == (2, 5)
+
+
+def test_a_refused_question_is_forgotten(conversation):
+    with pytest.raises(InputError, match="<image>"):
+        conversation.ask("What is <image>?")
+    with pytest.raises(InputError, match="empty"):
+        conversation.ask(" \n")
+
+    assert conversation.messages == []
+    assert conversation.ask("What?")
+
+
+def test_the_context_cuts_an_answer_short_and_refuses_a_long_question(image, tiny_checkpoint, monkeypatch):
+    conversation = Conversation([image], checkpoint=tiny_checkpoint, max_new_tokens=10_000, device="cpu")
+
+    inputs, _ = inputs_of(conversation, monkeypatch, "What? " * 60)
+
+    assert inputs["input_ids"].shape[1] + inputs["max_new_tokens"] == 256
+    with pytest.raises(InputError, match="at most 255"):
+        conversation.ask("What? " * 300)
+
+
+def test_the_checkpoint_says_how_long_an_answer_may_be(image, tiny_checkpoint, monkeypatch):
+    conversation = Conversation([image], checkpoint=tiny_checkpoint, device="cpu")
+    conversation.model.generation_config.max_new_tokens = 3
+
+    inputs, _ = inputs_of(conversation, monkeypatch, "What?")
+
+    assert inputs["max_new_tokens"] == 3
+
+
+@pytest.mark.parametrize("device, dtype", [("cpu", torch.float32), ("cuda", torch.bfloat16)])
+def test_weights_are_float32_on_a_cpu_and_as_saved_elsewhere(image, tiny_checkpoint, monkeypatch, device, dtype):
+    saved = Conversation([image], checkpoint=tiny_checkpoint, device="cpu", dtype="bfloat16")
+    assert saved.model.dtype == torch.bfloat16
+    directory = image + ".bf16"
+    saved.model.save_pretrained(directory)
+    saved.processor.save_pretrained(directory)
+    monkeypatch.setattr(conversation_module, "_usable_device", lambda _: torch.device(device))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda model, *_: model)
+
+    assert Conversation([image], checkpoint=directory).model.dtype == dtype
+
+
+def test_a_checkpoint_without_all_weights_is_refused(conversation, tiny_checkpoint, tmp_path):
+    state = conversation.model.state_dict()
+    del state["model.embq.up_proj.weight"]
+    conversation.model.save_pretrained(tmp_path, state_dict=state)
+    conversation.processor.save_pretrained(tmp_path)
+
+    broken = Conversation([], checkpoint=str(tmp_path), device="cpu")
+
+    with pytest.raises(InputError, match=r"lacks 1 weights, such as 'model\.embq\.up_proj\.weight'"):
+        broken.ask("What?")
+
+
+def test_weights_are_not_read_for_bad_input(image, tiny_checkpoint, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "flashsloth"}))
+    Conversation([image], checkpoint=tiny_checkpoint, device="cpu").processor.save_pretrained(tmp_path)
+
+    conversation = Conversation([image], checkpoint=str(tmp_path), device="cpu")  # has no weights
+
+    with pytest.raises(InputError, match="<image>"):
+        conversation.ask("What is <image>?")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        conversation.ask("What?")
+
+
+def test_a_video_is_sampled_once_and_its_frames_are_explained(image, tiny_checkpoint, tmp_path, monkeypatch):
+    frames = [Image.new("RGB", (20, 10), (index * 20, 0, 0)) for index in range(10)]
+    path = tmp_path / "clip.mp4"  # in truth an animation, which needs no decoder
+    frames[0].save(path, format="PNG", save_all=True, append_images=frames[1:], duration=500)
+    options = {"checkpoint": tiny_checkpoint, "device": "cpu", "max_new_tokens": 5}
+    conversation = Conversation([image, str(path)], num_frames=3, **options)
+    path.unlink()
+
+    inputs, _ = inputs_of(conversation, monkeypatch, "What?", "And then?")
+
+    text = conversation.processor.decode(inputs["input_ids"][0])
+    assert "USER: <image>\nFrame 1, 0:00: <image>\nFrame 2, 0:02: <image>\nFrame 3, 0:04: <image>\nWhat?" in text
+    pictures = [Image.open(image), frames[0], frames[5], frames[9]]
+    expected = conversation.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    assert torch.equal(inputs["pixel_values"], expected)
+    assert conversation.explain().height > 4 * 10
+
+
+def test_a_video_that_cannot_be_read_is_refused_at_once(tiny_checkpoint, tmp_path):
+    (tmp_path / "clip.webm").write_bytes(b"no video")
+    with pytest.raises(InputError, match=r"clip\.webm"):
+        Conversation([str(tmp_path / "clip.webm")], checkpoint=tiny_checkpoint, device="cpu")
+    with pytest.raises(InputError, match="there is no video file"):
+        Conversation([str(tmp_path / "nothing.mp4")], checkpoint=tiny_checkpoint, device="cpu")

@@ -1,0 +1,126 @@
+"""Grounding of the default model's training: where a question's answer is read from, and the loss that says so."""
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from conversion.default_model.canvas import IMAGE_SIZE
+from conversion.default_model.grounding import Grounding, grounding_loss, grounding_of, recorded_scores
+from conversion.default_model.questions import Turn, questions_about
+from conversion.default_model.scenes import GRID, KINDS, PATCH_SIZE, Scene, Thing, scene_of
+from tests.default_model.fakes import fake_glyphs
+from transformers_flashsloth.model.embedded_query import CrossAttention
+
+
+@pytest.fixture(autouse=True)
+def glyphs(monkeypatch):
+    fake_glyphs(monkeypatch)
+
+
+def two_things() -> Scene:
+    """A cat on the first patch, a dog on the three patches of the last column's end."""
+    owner = np.full((IMAGE_SIZE, IMAGE_SIZE), -1)
+    owner[:PATCH_SIZE, :PATCH_SIZE] = 0
+    owner[-3 * PATCH_SIZE :, -PATCH_SIZE:] = 1
+    return Scene("any", np.zeros((1, 1, 3)), [Thing("cat"), Thing("dog")], owner)
+
+
+def test_attention_goes_to_what_is_asked_about():
+    turns = [Turn("", "cat", "corner", (0,)), Turn("", "yes", "present", (0, 1)), Turn("", "no", "present")]
+    looked_at, counted = grounding_of([two_things()] * 2, [turns, turns[:1]])
+    assert looked_at.shape == (2, 3, GRID * GRID)
+    assert looked_at.sum(-1).tolist() == [[1, 4, GRID * GRID - 4], [1, 0, 0]]
+    assert looked_at[0, 0, 0] and not looked_at[0, 2, 0]
+    assert not counted.any()
+
+
+def test_to_count_each_ninth_offers_a_middle_or_the_ground():
+    turns = [Turn("", "2", "count", (0, 1)), Turn("", "1", "count", (1,)), Turn("", "0", "count")]
+    looked_at, counted = grounding_of([two_things()], [turns])
+    assert not looked_at.any()
+    cat, dog = [0], [GRID * row - 1 for row in range(GRID - 2, GRID + 1)]
+    ground = (GRID // 3) ** 2
+    for run, (first, last) in enumerate([(1, 3), (ground - 1, 3), (ground - 1, ground - 3)]):
+        assert counted[0, run].sum(-1).tolist() == [first, *[ground] * 7, last]
+    assert counted[0, 0, 0].nonzero().flatten().tolist() == cat
+    assert counted[0, 1, 8].nonzero().flatten().tolist() == dog
+    assert not counted[0, 2, 8, dog].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_ninth_offers_the_middles_that_lie_in_it_and_else_the_ground(kind):
+    random = Random(7)
+    rows, columns = np.divmod(np.arange(GRID * GRID), GRID)
+    ninth_of = rows * 3 // GRID * 3 + columns * 3 // GRID
+    for _ in range(40):
+        scene = scene_of(kind, random)
+        shown, middles = scene.covered() >= 0.3, scene.middles()
+        counted = grounding_of([scene], [[Turn("", "", "count", tuple(range(len(scene.things))))]]).counted[0, 0]
+        for ninth, offered in enumerate(counted.numpy()):
+            assert offered.any() and (ninth_of[offered] == ninth).all()
+            inside = middles[ninth_of[middles] == ninth]
+            ground = (ninth_of == ninth) & ~shown.any(-1)
+            if len(inside):
+                assert offered[inside].all()
+                steps = [np.maximum(abs(rows - rows[m]), abs(columns - columns[m])) for m in inside]
+                assert (np.min(steps, 0)[offered] <= 1).all()
+            elif ground.any():
+                assert (offered == ground).all()
+
+
+def test_nothing_is_marked_where_nobody_knows():
+    unknown = Scene("any", np.zeros((1, 1, 3)), [], None)
+    assert not any(part.any() for part in grounding_of([unknown], [[Turn("", "yes", "easy-vqa")]]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_read_from_what_they_name(kind):
+    random = Random(5)
+    for _ in range(40):
+        scene = scene_of(kind, random)
+        for turn in questions_about(scene, random):
+            things = [scene.things[index] for index in turn.about]
+            if turn.family in ("name", "corner", "shape", "colour") and turn.answer != "nothing":
+                assert turn.answer in (things[0].name, things[0].colour)
+            if turn.family == "where":
+                assert things[0].corner == turn.answer
+            if turn.family == "count":
+                assert len(things) == int(turn.answer)
+            if turn.family == "present" and turn.answer == "yes":
+                assert things
+
+
+def test_heads_together_look_at_what_is_asked_about():
+    looked_at = torch.zeros(1, 2, 4, dtype=torch.bool)
+    looked_at[0, 0, 0] = True  # the second run has none
+    grounding = Grounding(looked_at, torch.zeros(1, 2, 2, 4, dtype=torch.bool))
+    scores = torch.zeros(1, 3, 2 * 5, 4)
+    assert grounding_loss(scores, grounding).item() == pytest.approx(np.log(4), rel=1e-5)
+    scores[:, 0, :5, 0] = 50.0  # one head of three sees it, the others a fourth of it
+    assert grounding_loss(scores, grounding).item() == pytest.approx(-np.log(0.5), rel=1e-5)
+
+
+def test_each_head_counts_its_own_part():
+    counted = torch.zeros(1, 2, 2, 4, dtype=torch.bool)
+    counted[0, 1, 0, 1] = counted[0, 1, 1, 2] = True
+    grounding = Grounding(torch.zeros(1, 2, 4, dtype=torch.bool), counted)
+    scores = torch.zeros(1, 3, 2 * 5, 4)
+    scores[:, 0, 5:, 1] = scores[:, 1, 5:, 2] = 50.0
+    assert grounding_loss(scores, grounding).item() == pytest.approx(0.0, abs=1e-6)
+    assert grounding_loss(scores[:, [1, 0, 2]], grounding) > 10
+
+
+def test_where_nothing_is_known_nothing_is_lost():
+    grounding = Grounding(torch.zeros(1, 1, 4, dtype=torch.bool), torch.zeros(1, 1, 2, 4, dtype=torch.bool))
+    assert grounding_loss(torch.randn(1, 3, 5, 4), grounding) == 0
+
+
+def test_scores_are_recorded_inside_the_block_alone():
+    attention = CrossAttention(8, 8, 2)
+    states = torch.randn(1, 3, 8)
+    with recorded_scores(attention) as scores:
+        expected = attention.scores(states, states)
+    attention.scores(states, states)
+    assert len(scores) == 1 and torch.equal(scores[0], expected)

@@ -1,0 +1,46 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.golden_model import IMAGE, QUERY, tiny_config
+from transformers_flashsloth.model.placeholders import check_length, check_placeholders, shift
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_images", "message"),
+    [
+        ([[IMAGE] * 9 + [5] * 9], 2, "2 images of 9 tokens each, 9 image tokens"),
+        ([[IMAGE] * 9 + [5] * 9], 0, "0 images of 9 tokens each, 9 image tokens"),
+        ([[IMAGE] * 8 + [5] * 10], 1, "1 images of 9 tokens each, 8 image tokens"),
+        ([[IMAGE] * 8 + [5] * 2, [IMAGE] * 10], 2, "2 rows with a part of an image"),
+        ([[QUERY] * 8 + [5]], 0, "1 rows .* not 9 tokens"),
+        ([[QUERY] * 4 + [5] + [QUERY] * 5], 0, "1 rows .* not 9 tokens"),
+    ],
+)
+def test_mismatches_are_named_with_their_numbers(rows, num_images, message):
+    with pytest.raises(ValueError, match=message):
+        check_placeholders(torch.tensor(rows), num_images, 9, tiny_config())
+
+
+def test_the_fullest_row_counts():
+    rows = [[IMAGE] * 9 + [5] + [QUERY] * 9 + [5] * 10, ([5] + [QUERY] * 9) * 2 + [5] * 9]
+    assert check_placeholders(torch.tensor(rows), 1, 9, tiny_config()) == 2
+
+
+def test_a_sequence_beyond_the_context_is_refused():
+    config = tiny_config()
+    check_length(torch.zeros(1, 2048), None, config)
+    with pytest.raises(ValueError, match=r"2049 positions long.* context is 2048"):
+        check_length(torch.zeros(1, 2049), None, config)
+    cache = SimpleNamespace(get_seq_length=lambda: 2048)
+    with pytest.raises(ValueError, match="2049 positions"):
+        check_length(torch.zeros(1, 1), cache, config)
+
+
+def test_shift():
+    mask = torch.tensor([[True, False, True]])
+    assert shift(mask, 1).tolist() == [[False, True, False]]
+    assert shift(mask, -1).tolist() == [[False, True, False]]
+    assert shift(mask, 2).tolist() == [[False, False, True]]
+    assert shift(mask, 5).tolist() == [[False] * 3]
