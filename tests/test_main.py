@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from transformers_flashsloth import __main__ as command
+import flashsloth_command as command
 from transformers_flashsloth.asking.conversation import Conversation
 
 
@@ -134,7 +134,7 @@ def test_bad_input_ends_in_one_line(name, image, tmp_path, options, capsys, monk
     assert err.startswith("flashsloth: error: ") and named in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["ask", "a.png"], ["ask", "a.png", "What?", "--max-new-tokens", "0"], []])
+@pytest.mark.parametrize("arguments", [["ask", "a.png"], ["ask", "a.png", "What?", "--max-new-tokens", "0"]])
 def test_wrong_arguments_end_with_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as ending:
         command.main(arguments)

@@ -16,9 +16,12 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # `transformers` has it with torchvision
 
 from .authors.auto import AuthorsModel, AuthorsProcessor
+from .authors.format import AUTHORS_TO_OURS
+from .authors.loading import AuthorsFormat
+from .building.backbones import from_backbones
 from .model.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, DORA_SAVED_TO_LOADED, OUTSIDE_THE_DECODER
-from .model.authors_checkpoint import AUTHORS_TO_OURS
 from .model.configuration_flashsloth import FlashSlothConfig
+from .model.foreign_formats import FOREIGN_FORMATS
 from .model.image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorTorchvision
 from .model.modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel
 from .model.pretrained_flashsloth import FlashSlothPreTrainedModel
@@ -53,6 +56,7 @@ register_checkpoint_conversion_mapping(
     + [WeightRenaming(*DORA_SAVED_TO_LOADED)],
     overwrite=True,
 )
+FOREIGN_FORMATS[:] = [AuthorsFormat()]
 AutoModelForImageTextToText.register(PhiConfig, AuthorsModel, exist_ok=True)
 AutoModelForMultimodalLM.register(PhiConfig, AuthorsModel, exist_ok=True)
 AutoProcessor.register(PhiConfig, AuthorsProcessor, exist_ok=True)
@@ -71,4 +75,5 @@ __all__ = [
     "FlashSlothPreTrainedModel",
     "FlashSlothProcessor",
     "FlashSlothVideoProcessor",
+    "from_backbones",
 ]

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from transformers_flashsloth.asking import conversation as conversation_module
-from transformers_flashsloth.asking.conversation import Conversation, InputError
+from transformers_flashsloth.asking.conversation import Conversation
+from transformers_flashsloth.checkpoints.opening import InputError
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_weights_are_float32_on_a_cpu_and_as_saved_elsewhere(image, tiny_checkpo
     directory = image + ".bf16"
     saved.model.save_pretrained(directory)
     saved.processor.save_pretrained(directory)
-    monkeypatch.setattr(conversation_module, "_usable_device", lambda _: torch.device(device))
+    monkeypatch.setattr(conversation_module, "usable_device", lambda _: torch.device(device))
     monkeypatch.setattr(torch.nn.Module, "to", lambda model, *_: model)
 
     assert Conversation([image], checkpoint=directory).model.dtype == dtype

@@ -30,7 +30,7 @@ from tests.model.tuning import (
     small_processor,
     step,
 )
-from transformers_flashsloth.asking.conversation import DEFAULT_CHECKPOINT
+from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
 CHECKPOINTED = [
     {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": re_entrant}}

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration, FlashSlothProcessor
-from transformers_flashsloth.asking.conversation import DEFAULT_CHECKPOINT
+from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 

@@ -20,8 +20,8 @@ import pytest
 import uvicorn
 from openai import APIStatusError, OpenAI
 
+import flashsloth_command as command
 from tests.encoded_images import data_uri, png_of
-from transformers_flashsloth import __main__ as command
 from transformers_flashsloth.asking.conversation import Conversation
 from transformers_flashsloth.serving import server as serving
 from transformers_flashsloth.serving.images import ImageReader
@@ -371,7 +371,7 @@ def test_the_readme_serves_until_interrupted(capsys):
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):
-    monkeypatch.setattr(command, "is_serve_available", lambda: False)
+    monkeypatch.setattr("transformers_flashsloth.serving.command.is_serve_available", lambda: False)
 
     assert command.main(["serve"]) == 2
 

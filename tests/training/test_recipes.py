@@ -19,7 +19,7 @@ from transformers_flashsloth import (  # noqa: E402
     FlashSlothForConditionalGeneration,
     FlashSlothProcessor,
 )
-from transformers_flashsloth.asking.conversation import InputError  # noqa: E402
+from transformers_flashsloth.checkpoints.opening import InputError  # noqa: E402
 from transformers_flashsloth.training import lora as finetune_lora  # noqa: E402
 from transformers_flashsloth.training import run as training_run  # noqa: E402
 from transformers_flashsloth.training import stage1 as train_stage1  # noqa: E402

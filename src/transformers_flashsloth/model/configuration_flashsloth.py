@@ -14,34 +14,10 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .adapters_flashsloth import register_default_targets
-from .authors_checkpoint import config_from_authors, is_authors_config
-from .decoders import check_text_config, head_has_bias
-from .vision_towers import check_vision_config, native_view_size
+from .decoders import PHI_2, check_text_config, head_has_bias
+from .foreign_formats import format_of
+from .vision_towers import SIGLIP_SO400M, check_vision_config, native_view_size
 
-# The parts of the released FlashSloth-3.2B.
-PHI_2 = {
-    "model_type": "phi",
-    "hidden_size": 2560,
-    "intermediate_size": 10240,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "partial_rotary_factor": 0.4,
-    "resid_pdrop": 0.1,
-    "max_position_embeddings": 2048,
-    "bos_token_id": 50256,
-    "eos_token_id": 50296,
-    "pad_token_id": 50256,
-}
-SIGLIP_SO400M = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "image_size": 384,
-    "vision_use_head": False,
-}
 POOLINGS = ("attention", "average", "none")
 
 
@@ -136,14 +112,14 @@ class FlashSlothConfig(PreTrainedConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """
-        As upstream's, and also reads config.json of the authors' format.
+        As upstream's, and also reads config.json of a foreign format (see `foreign_formats.py`).
 
         Raises:
             ValueError: if the checkpoint is of another architecture.
         """
         config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if is_authors_config(config):
-            return config_from_authors(config), unused
+        if foreign := format_of(config):
+            return foreign.config(config), unused
         if config.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
                 f"{pretrained_model_name_or_path} is no FlashSloth: its config.json says `model_type` "

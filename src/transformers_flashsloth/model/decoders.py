@@ -5,6 +5,20 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModel, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_masks_for_generate
 
+# The decoder of the released FlashSloth-3.2B.
+PHI_2 = {
+    "model_type": "phi",
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "partial_rotary_factor": 0.4,
+    "resid_pdrop": 0.1,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 50256,
+    "eos_token_id": 50296,
+    "pad_token_id": 50256,
+}
 # Where decoders of transformers keep their layers.
 LAYER_LISTS = ("layers", "h", "blocks", "decoder.layers")
 # Decoders whose language head has a bias though their config has no word for it.

@@ -1,5 +1,8 @@
 """The embedded query module (EmbQ): inside the decoder, learned queries fetch from the image what a question asks."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -40,6 +43,33 @@ class QueryTokens(nn.Module):
         """
         queries = self.weight if base is None else self.weight + base
         return queries[(is_query.cumsum(1) - 1) % self.weight.shape[0]]
+
+
+def put_queries(
+    query_tokens: QueryTokens,
+    embed: nn.Module,
+    input_ids: torch.Tensor,
+    inputs_embeds: torch.Tensor,
+    config: FlashSlothConfig,
+) -> torch.Tensor:
+    """
+    Embeddings `(B, L, D)` with the learned queries at the query placeholders of `input_ids` `(B, L)`, each on top of
+    what `embed`, the input embeddings, makes of `query_init_token_id`.
+    """
+    is_query = input_ids == config.query_token_id
+    base = None
+    if config.query_init_token_id is not None:
+        base = embed(torch.full((), config.query_init_token_id, device=inputs_embeds.device))
+    queries = query_tokens(is_query, base).to(inputs_embeds.device, inputs_embeds.dtype)
+    return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
+
+
+def calls_at(
+    layers: list[int], modules: list[nn.Module], image_features: torch.Tensor, spans: QuerySpans
+) -> dict[int, Callable[[torch.Tensor], torch.Tensor]]:
+    """What the decoder's seam takes: for each layer the call of its module with `image_features` and `spans`."""
+    calls = [partial(module, image_features=image_features, spans=spans) for module in modules]
+    return dict(zip(layers, calls, strict=True))
 
 
 class CrossAttention(nn.Module):

@@ -13,8 +13,6 @@ FlashSloth: image -> vision tower -> SAP -> projector -> decoder, with EmbQ insi
 Shape letters are explained in `configuration_flashsloth.py`.
 """
 
-from functools import partial
-
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -23,16 +21,22 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .adapters_flashsloth import say_if_adapted
-from .backbones import assemble
 from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
-from .decoders import build_decoder, embedding_name, finish_logits, layers_of, undo_scale
-from .embedded_query import QueryTokens, build_embq
+from .decoders import build_decoder, embedding_name, finish_logits, layers_of
+from .embedded_query import QueryTokens, build_embq, calls_at, put_queries
 from .explanation_flashsloth import FlashSlothExplanation, explain
 from .generation_flashsloth import FlashSlothGenerationMixin, with_signature
 from .multi_modal_projector import FlashSlothMultiModalProjector
-from .placeholder_labels import ignore_placeholders, ignore_placeholders_first
-from .placeholders import check_length, check_placeholders, check_views, ids_of_structure
+from .placeholders import (
+    check_length,
+    check_placeholders,
+    check_views,
+    ids_of_structure,
+    ignore_placeholders,
+    ignore_placeholders_first,
+    put_visual_tokens,
+)
 from .pretrained_flashsloth import (
     FlashSlothCausalLMOutputWithPast,
     FlashSlothModelOutputWithPast,
@@ -40,7 +44,7 @@ from .pretrained_flashsloth import (
 )
 from .prompt_memory import PromptMemory, recall, remember
 from .question_spans import find_query_spans
-from .sharded_parameters import gathers_by_itself
+from .text_only import runs_every_module
 from .vision_towers import build_tower, read_patches
 
 
@@ -151,20 +155,20 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if pixel_values is not None:
             images = self.get_image_features(pixel_values, return_dict=True)
         image_hidden_states = None if images is None else images.pooler_output
-        unseen = images is None and self._runs_without_image(input_ids, past_key_values)
-        if unseen:
-            images = self._unseen_image(inputs_embeds)
+        image_path = [self.vision_tower, self.multi_modal_projector, *self.embq_modules]
+        unseen = images is None and runs_every_module(image_path, self.training, input_ids, past_key_values)
+        if unseen:  # one blank image that no placeholder stands for: it gives every parameter a gradient, of zero
+            blank = inputs_embeds.new_zeros((1, 1, 3, *self.config.view_size))
+            images = self.get_image_features(blank, return_dict=True)
 
         features = None
         if images is not None:
             tokens_per_image = images.pooler_output.shape[1]
             features = images.last_hidden_state.to(inputs_embeds.device)  # (N, V*P, Dv)
-            tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
-            tokens = undo_scale(tokens, self.config.text_config)
-            is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)  # (B, L, 1)
-            inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
+            inputs_embeds = put_visual_tokens(images.pooler_output, input_ids, inputs_embeds, self.config)
         if self.query_tokens is not None and (max_runs or self.training):
-            inputs_embeds = self._put_queries(input_ids, inputs_embeds)
+            embed = self.get_input_embeddings()
+            inputs_embeds = put_queries(self.query_tokens, embed, input_ids, inputs_embeds, self.config)
 
         prompt = PromptMemory(input_ids, features, tokens_per_image)
         if earlier := recall(past_key_values, input_ids, self.config.image_token_id):
@@ -178,10 +182,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                 tokens_per_image=prompt.tokens_per_image,
                 num_cached=prompt.input_ids.shape[1] - input_ids.shape[1],
             )
-            kwargs["embq"] = {
-                layer: partial(module, image_features=prompt.image_features, spans=spans)
-                for layer, module in zip(self.config.embq_layers, self.embq_modules, strict=True)
-            }
+            kwargs["embq"] = calls_at(self.config.embq_layers, self.embq_modules, prompt.image_features, spans)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -207,28 +208,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             return []
         return list(self.embq) if isinstance(self.embq, nn.ModuleList) else [self.embq]
 
-    def _put_queries(self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Puts the learned queries at the query placeholders of `(B, L, D)`."""
-        is_query = input_ids == self.config.query_token_id
-        base = None
-        if self.config.query_init_token_id is not None:
-            token = torch.full((), self.config.query_init_token_id, device=inputs_embeds.device)
-            base = self.get_input_embeddings()(token)
-        queries = self.query_tokens(is_query, base).to(inputs_embeds.device, inputs_embeds.dtype)
-        return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
-
-    def _runs_without_image(self, input_ids: torch.LongTensor, past_key_values: Cache | None) -> bool:
-        """Whether a prompt of text alone runs every module: in training, and where other ranks wait for that."""
-        if self.training or input_ids.shape[1] == 1 or torch.compiler.is_compiling():
-            return self.training
-        others_wait = gathers_by_itself(self.vision_tower, self.multi_modal_projector, *self.embq_modules)
-        return others_wait and (past_key_values is None or past_key_values.get_seq_length() == 0)
-
-    def _unseen_image(self, inputs_embeds: torch.Tensor) -> BaseModelOutputWithPooling:
-        """One blank image that no placeholder stands for: it gives every parameter a gradient, of zero."""
-        blank = inputs_embeds.new_zeros((1, 1, 3, *self.config.view_size))
-        return self.get_image_features(blank, return_dict=True)
-
 
 class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGenerationMixin):
     """FlashSloth with its language head: answers questions about images."""
@@ -245,22 +224,6 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         self._tied_weights_keys = {"lm_head.weight": embeddings}
         self._is_stateful = self.model.language_model._is_stateful
         self.post_init()
-
-    @classmethod
-    def from_backbones(cls, text: str, vision: str, *, dtype: str = "auto", **choices):
-        """
-        Builds an untrained FlashSloth of a decoder and a vision tower, which keep their weights; see
-        `backbones.assemble` for the arguments and errors, and [`FlashSlothProcessor.from_backbones`].
-
-        Example:
-
-        ```python
-        >>> backbones = ("HuggingFaceTB/SmolLM2-135M-Instruct", "google/siglip-base-patch16-384")
-        >>> model = FlashSlothForConditionalGeneration.from_backbones(*backbones, pooling_window=4)
-        >>> processor = FlashSlothProcessor.from_backbones(*backbones, pooling_window=4)
-        ```
-        """
-        return assemble(cls, text, vision, dtype=dtype, **choices)
 
     def get_image_features(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]

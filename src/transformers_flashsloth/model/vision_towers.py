@@ -8,6 +8,17 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+# The tower of the released FlashSloth-3.2B.
+SIGLIP_SO400M = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 384,
+    "vision_use_head": False,
+}
 # Families with a patch grid whose class, register and distillation tokens stand before the patches. What is not here
 # is tried out at construction.
 KNOWN = (

@@ -25,7 +25,8 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerateManager, GenerationState, Modality
 
-from ..asking.conversation import DEFAULT_CHECKPOINT, Conversation, InputError
+from ..asking.conversation import Conversation
+from ..checkpoints.opening import DEFAULT_CHECKPOINT, InputError
 from .images import ImageReader
 from .request import ChatRequest, ImagePart, TextPart
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from yaml import YAMLError
 
-from ..asking.conversation import InputError
+from ..checkpoints.opening import InputError
 from .row_files import TrainingDataError
 
 try:
