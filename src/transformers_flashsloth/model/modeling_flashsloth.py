@@ -20,7 +20,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .adapters_flashsloth import say_if_adapted
 from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
 from .decoders import build_decoder, embedding_name, finish_logits, layers_of
@@ -65,12 +64,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         self.language_model = build_decoder(config.text_config)
         open_seam(layers_of(self.language_model))
         self.post_init()
-
-    def train(self, mode: bool = True):
-        """As upstream's; says so if the vision tower is about to be trained by adapters."""
-        if mode:
-            say_if_adapted(self.vision_tower)
-        return super().train(mode)
 
     @can_return_tuple
     def get_image_features(

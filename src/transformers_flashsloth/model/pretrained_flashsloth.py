@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from .adapters_flashsloth import say_if_adapted
 from .configuration_flashsloth import FlashSlothConfig
 from .embedded_query import QueryTokens
 from .foreign_formats import ForeignFormat, foreign_format_at
@@ -93,6 +94,12 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
             )
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, *args, save_original_format=False, **kwargs)
+
+    def train(self, mode: bool = True):
+        """As upstream's; says so if the vision tower is about to be trained by adapters."""
+        if mode:
+            say_if_adapted(self.base_model.vision_tower)
+        return super().train(mode)
 
     def post_init(self):
         super().post_init()
