@@ -18,6 +18,7 @@ from transformers.generation import CandidateGenerator, GenerationMixin
 
 from .assistant import Assistant
 from .decoders import masks_for_generate
+from .prompt_memory import CACHE, one_cache
 
 # Inputs of `generate` with a position in their second dimension.
 POSITIONED_INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "mm_token_type_ids")
@@ -62,14 +63,15 @@ class FlashSlothGenerationMixin(GenerationMixin):
 
         - Image and query placeholders are never generated, whatever the logits or other processors say.
         - Padding behind a row's tokens is moved in front of them, also in the returned sequences.
-        - With `past_key_values`, the pixels of images that are cached already may be passed along with the whole
-          conversation; they are not encoded again.
+        - With a kept cache (`cache` or `past_key_values`), the pixels of images that are cached already may be passed
+          along with the whole conversation; they are not encoded again.
         - `assistant_model` may be a FlashSloth with the same placeholders, which then sees the images too (pass
           `pixel_values`), or any text-only model that upstream takes.
         """
         if inputs is not None and "input_ids" not in kwargs:
             inputs, kwargs["input_ids"] = None, inputs
-        cache = kwargs.get("past_key_values")
+        cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        kwargs |= {} if cache is None else {CACHE: cache}
         past = 0 if cache is None else int(cache.get_seq_length())
         kwargs = self._pad_left(kwargs, past)
         if kwargs.get("assistant_model") is not None:
@@ -104,12 +106,14 @@ class FlashSlothGenerationMixin(GenerationMixin):
         attention_mask: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,  # upstream looks for this name
         is_first_iteration: bool | None = False,
+        cache: Cache | None = None,
         **kwargs,
     ) -> dict:
         """As upstream's; also for an assistant's prefill, and for assisted decoding over a kept cache."""
+        cache = one_cache(cache, past_key_values)
         position_ids = kwargs.get("position_ids")
-        if past_key_values is not None and next_sequence_length != 1:
-            past = int(past_key_values.get_seq_length())
+        if cache is not None and next_sequence_length != 1:
+            past = int(cache.get_seq_length())
             # Upstream calls an assistant's prefill no first iteration, and would withhold the images.
             is_first_iteration = is_first_iteration or past == 0
             # Assisted decoding passes what is cached once more.
@@ -119,10 +123,10 @@ class FlashSlothGenerationMixin(GenerationMixin):
         return super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
+            **{CACHE: cache},
             **kwargs,
         )
 
@@ -202,7 +206,7 @@ class FlashSlothGenerationMixin(GenerationMixin):
         new_tokens = generation_config.max_new_tokens
         length = max_cache_length + 1 if new_tokens is None else prompt + new_tokens
         context = self.config.text_config.max_position_embeddings
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         room = context if not isinstance(cache, StaticCache) else min(context, cache.get_max_length() + 1)
         if length > room:
             holder = "the decoder's context" if room == context else "what the static cache can hold"

@@ -41,7 +41,7 @@ from .pretrained_flashsloth import (
     FlashSlothModelOutputWithPast,
     FlashSlothPreTrainedModel,
 )
-from .prompt_memory import PromptMemory, recall, remember
+from .prompt_memory import CACHE, PromptMemory, one_cache, recall, remember
 from .question_spans import find_query_spans
 from .text_only import runs_every_module
 from .vision_towers import build_tower, read_patches
@@ -107,6 +107,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         mm_token_type_ids: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | FlashSlothModelOutputWithPast:
         """
@@ -116,8 +117,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             pixel_values (`torch.Tensor`, *optional*): the images of all rows in reading order, `(N, V, 3, H, W)`.
             inputs_embeds (`torch.Tensor`, *optional*): `(B, L, D)` instead of `input_ids`; placeholders are the
                 positions that hold their tokens' embeddings.
-            past_key_values (`Cache`, *optional*): keys and values of earlier turns; it also remembers their images, so
-                that this turn's queries read them (see `prompt_memory.py`).
+            cache or past_key_values (`Cache`, *optional*): keys and values of earlier turns; it also remembers their
+                images, so that this turn's queries read them (see `prompt_memory.py`).
             mm_token_type_ids (`torch.LongTensor`, *optional*): accepted, as the processor can make them; not needed.
             mm_encoder_outputs (`dict`, *optional*): `{"image": get_image_features(...)}` instead of `pixel_values`.
 
@@ -136,7 +137,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             input_ids = ids_of_structure(inputs_embeds, self.get_input_embeddings(), self.config)
         # With a device map the embeddings may lie elsewhere than the inputs.
         input_ids = input_ids.to(inputs_embeds.device)
-        check_length(input_ids, past_key_values, self.config)
+        cache = one_cache(cache, past_key_values)
+        check_length(input_ids, cache, self.config)
 
         images = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
         num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
@@ -149,7 +151,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             images = self.get_image_features(pixel_values, return_dict=True)
         image_hidden_states = None if images is None else images.pooler_output
         image_path = [self.vision_tower, self.multi_modal_projector, *self.embq_modules]
-        unseen = images is None and runs_every_module(image_path, self.training, input_ids, past_key_values)
+        unseen = images is None and runs_every_module(image_path, self.training, input_ids, cache)
         if unseen:  # one blank image that no placeholder stands for: it gives every parameter a gradient, of zero
             blank = inputs_embeds.new_zeros((1, 1, 3, *self.config.view_size))
             images = self.get_image_features(blank, return_dict=True)
@@ -164,7 +166,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             inputs_embeds = put_queries(self.query_tokens, embed, input_ids, inputs_embeds, self.config)
 
         prompt = PromptMemory(input_ids, features, tokens_per_image)
-        if earlier := recall(past_key_values, input_ids, self.config.image_token_id):
+        if earlier := recall(cache, input_ids, self.config.image_token_id):
             prompt = earlier.and_then(prompt, self.config.image_token_id)
         if prompt.image_features is not None and self.embq is not None and (max_runs or unseen or self.training):
             spans = find_query_spans(
@@ -181,14 +183,14 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE: cache},
             **kwargs,
         )
         if prompt.image_features is not None and not (unseen or self.training):
-            remember(outputs.past_key_values, prompt)
+            remember(getattr(outputs, CACHE), prompt)
         return FlashSlothModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=image_hidden_states,
@@ -250,6 +252,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         mm_token_type_ids: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | FlashSlothCausalLMOutputWithPast:
         """
@@ -269,6 +272,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
+            cache=cache,
             return_dict=True,
             **kwargs,
         )
@@ -287,7 +291,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         return FlashSlothCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,

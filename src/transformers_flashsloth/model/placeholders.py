@@ -21,10 +21,10 @@ OTHER = -2
 IGNORED = -100
 
 
-def check_length(input_ids: torch.Tensor, past_key_values: Cache | None, config: FlashSlothConfig) -> None:
+def check_length(input_ids: torch.Tensor, cache: Cache | None, config: FlashSlothConfig) -> None:
     """Raises ValueError if `(B, L)` ids behind the cached ones go beyond the decoder's context."""
     context = config.text_config.max_position_embeddings
-    past = 0 if past_key_values is None else past_key_values.get_seq_length()
+    past = 0 if cache is None else cache.get_seq_length()
     # Static caches count on the device; reading that would cost a synchronisation a step.
     if isinstance(past, int) and past + input_ids.shape[1] > context:
         raise ValueError(

@@ -6,13 +6,34 @@ are no keys or values, yet belong to the same conversation; so they live on the 
 dropped with it.
 """
 
+import inspect
 from typing import NamedTuple
 
 import torch
 from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
 
+# What upstream calls a key-value cache, as an argument of models and of generation and as a field of outputs: `cache`
+# since transformers 5.24, `past_key_values` before. Ours take both; this is the name to pass on.
+CACHE = (
+    "cache"
+    if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    else ("past_key_values")
+)
 # Stands for tokens that were decoded one by one, whose ids nobody kept.
 UNKNOWN = -1
+
+
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """
+    The cache that was passed under either of its names.
+
+    Raises:
+        ValueError: if two were passed.
+    """
+    if cache is not None and past_key_values is not None and cache is not past_key_values:
+        raise ValueError("`cache` and `past_key_values` are two names of one argument: pass one of them.")
+    return past_key_values if cache is None else cache
 
 
 class PromptMemory(NamedTuple):

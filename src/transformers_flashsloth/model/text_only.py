@@ -8,16 +8,14 @@ from transformers.cache_utils import Cache
 MARKS = ("placements", "ds_id")
 
 
-def runs_every_module(
-    modules: list[nn.Module], training: bool, input_ids: torch.Tensor, past_key_values: Cache | None
-) -> bool:
+def runs_every_module(modules: list[nn.Module], training: bool, input_ids: torch.Tensor, cache: Cache | None) -> bool:
     """
     Whether a prompt of text alone, `(B, L)`, is to run `modules` all the same: in training, where every parameter is
     to get a gradient, and where other ranks wait for that.
     """
     if training or input_ids.shape[1] == 1 or torch.compiler.is_compiling():
         return training
-    return gathers_by_itself(*modules) and (past_key_values is None or past_key_values.get_seq_length() == 0)
+    return gathers_by_itself(*modules) and (cache is None or cache.get_seq_length() == 0)
 
 
 def gathers_by_itself(*modules: nn.Module) -> bool:
