@@ -20,12 +20,12 @@ from transformers_flashsloth.model.placeholders import check_length, check_place
 )
 def test_mismatches_are_named_with_their_numbers(rows, num_images, message):
     with pytest.raises(ValueError, match=message):
-        check_placeholders(torch.tensor(rows), num_images, 9, tiny_config())
+        check_placeholders(torch.tensor(rows), num_images, tiny_config(), tokens_per_image=9)
 
 
 def test_the_fullest_row_counts():
     rows = [[IMAGE] * 9 + [5] + [QUERY] * 9 + [5] * 10, ([5] + [QUERY] * 9) * 2 + [5] * 9]
-    assert check_placeholders(torch.tensor(rows), 1, 9, tiny_config()) == 2
+    assert check_placeholders(torch.tensor(rows), 1, tiny_config(), tokens_per_image=9) == (2, 9)
 
 
 def test_a_sequence_beyond_the_context_is_refused():

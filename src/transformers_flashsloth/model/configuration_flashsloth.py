@@ -16,7 +16,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from .adapters_flashsloth import register_default_targets
 from .decoders import PHI_2, check_text_config, head_has_bias
 from .foreign_formats import format_of
-from .vision_towers import SIGLIP_SO400M, check_vision_config, native_view_size
+from .spatial_attention_pooling import square_windows
+from .vision_towers import SIGLIP_SO400M, as_pair, check_vision_config, native_view_size
 
 POOLINGS = ("attention", "average", "none")
 
@@ -57,6 +58,9 @@ class FlashSlothConfig(PreTrainedConfig):
             alike; `"none"`, not at all, so that every patch is a token.
         pooling_window (`int` or `list[int]`, defaults to 3):
             Side, or height and width, of the window of patches that pooling turns into one token.
+        pooling_windows (`list`, *optional*):
+            The windows that the model was trained with, where there are several. A call may choose any square window
+            that tiles the patch grid; one that is not listed is warned of, once.
         pooling_dropout (`float`, defaults to 0.1):
             Dropout inside the scoring network of spatial attention pooling, in training only.
         embq_layer (`int` or `list[int]`, defaults to 7):
@@ -101,6 +105,7 @@ class FlashSlothConfig(PreTrainedConfig):
     user_prefix_ids: list[int] | tuple[int, ...] = (50296, 29904, 25)
     pooling: str = "attention"
     pooling_window: int | list[int] | tuple[int, ...] = 3
+    pooling_windows: list[int | list[int]] | None = None
     pooling_dropout: float | int = 0.1
     embq_layer: int | list[int] | tuple[int, ...] = 7
     embq_hidden_size: int = 576
@@ -171,6 +176,11 @@ class FlashSlothConfig(PreTrainedConfig):
         return (rows // height) * (columns // width)
 
     @property
+    def windows(self) -> dict[int, tuple[int, int]]:
+        """The windows that a call can choose, by the tokens that they leave of a view: its own, and square ones."""
+        return square_windows(self.patch_grid) | {self.tokens_per_view: self.window}
+
+    @property
     def num_vision_layers(self) -> int:
         """Layers of the vision tower that run (26)."""
         layer, num_layers = self.vision_feature_layer, self.vision_config.num_hidden_layers
@@ -227,6 +237,8 @@ class FlashSlothConfig(PreTrainedConfig):
                 f"`pooling_window`={self.pooling_window} does not tile the {_by(self.patch_grid)} patch grid of the "
                 f"vision tower; windows that do: {fitting}."
             )
+        if unfit := [window for window in self.pooling_windows or [] if as_pair(window) not in self.windows.values()]:
+            raise ValueError(f"`pooling_windows` lists {unfit[0]}; it can list {[*self.windows.values()]}.")
 
     def _validate_embq(self):
         num_layers = self.text_config.num_hidden_layers
@@ -267,19 +279,6 @@ class FlashSlothConfig(PreTrainedConfig):
                 f"each other, from `query_init_token_id`={self.query_init_token_id} and from "
                 f"`user_prefix_ids`={self.user_prefix_ids}."
             )
-
-
-def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-    """
-    A side, or a height and a width, as a height and a width.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2:
-        raise ValueError(f"A size is a number or a height and a width, got {size}.")
-    return pair
 
 
 def _by(pair: tuple[int, int]) -> str:

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .placeholders import check_placeholders
+from .placeholders import check_images
 from .question_spans import find_query_spans
 
 
@@ -42,7 +42,9 @@ def explain(
         ValueError: as `forward` does.
     """
     config = model.config
-    images = model.get_image_features(pixel_values, return_dict=True)
+    max_runs, tokens_per_image = check_images(input_ids, pixel_values, None, config)
+    window = config.windows[tokens_per_image // pixel_values.shape[1]]
+    images = model.get_image_features(pixel_values, pooling_window=window, return_dict=True)
     entering = {}  # what each module reads; nothing without a query run
     hooks = [
         module.register_forward_pre_hook(lambda module, args: entering.update({module: args[0]}))
@@ -61,17 +63,18 @@ def explain(
     patches = images.last_hidden_state  # (N, V*P, Dv)
     rows, columns = config.patch_grid
     views = (pixel_values.shape[1], rows, columns)
-    weights = model.multi_modal_projector.pooling.weights(patches.reshape(-1, rows * columns, patches.shape[-1]))
+    weights = model.multi_modal_projector.pooling.weights(
+        patches.reshape(-1, rows * columns, patches.shape[-1]), window
+    )
     explanation = FlashSlothExplanation(pooling_weights=weights.reshape(-1, *views))
     if model.embq is None:
         return explanation
 
-    num_images, tokens_per_image = images.pooler_output.shape[:2]
     spans = find_query_spans(
         input_ids,
         config,
-        max_runs=max(check_placeholders(input_ids, num_images, tokens_per_image, config), 1),
-        num_images=num_images,
+        max_runs=max(max_runs, 1),
+        num_images=len(pixel_values),
         tokens_per_image=tokens_per_image,
     )
     attentions = [

@@ -18,6 +18,7 @@ from transformers.generation import CandidateGenerator, GenerationMixin
 
 from .assistant import Assistant
 from .decoders import masks_for_generate
+from .placeholders import check_images
 from .prompt_memory import CACHE, one_cache
 
 # Inputs of `generate` with a position in their second dimension.
@@ -79,8 +80,9 @@ class FlashSlothGenerationMixin(GenerationMixin):
             images = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
             kwargs["assistant_model"] = Assistant(kwargs["assistant_model"], self.config, images)
         if past and kwargs.get("pixel_values") is not None and kwargs.get("input_ids") is not None:
-            new_images = self._uncached(kwargs.pop("pixel_values"), kwargs["input_ids"], past)
+            new_images = self._uncached(kwargs.pop("pixel_values"), kwargs["input_ids"], cache)
             kwargs |= {"pixel_values": new_images} if len(new_images) else {}
+        kwargs = self._encode_in_window(kwargs, past)
         device = "cpu" if self.device.type == "meta" else self.device  # offloaded weights lie on no device
         suppress = SuppressPlaceholders(list(self.config.placeholder_ids), device=device)
         processors = LogitsProcessorList([*(logits_processor or []), suppress])
@@ -154,13 +156,29 @@ class FlashSlothGenerationMixin(GenerationMixin):
                 inputs[name] = torch.cat([cached, moved], dim=1)
         return inputs
 
-    def _uncached(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, length: int) -> torch.Tensor:
-        """Those images `(N, V, 3, H, W)` whose placeholders stand behind the first `length` positions."""
-        tokens_per_image = pixel_values.shape[1] * self.config.tokens_per_view
-        positions = (input_ids == self.config.image_token_id).nonzero()[::tokens_per_image, 1]  # (N,)
+    def _uncached(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """Those images `(N, V, 3, H, W)` whose placeholders stand behind the cached positions."""
+        memory = getattr(cache, "prompt_memory", None)
+        if memory is None or memory.image_features is None:
+            return pixel_values
+        positions = (input_ids == self.config.image_token_id).nonzero()[:: memory.tokens_per_image, 1]  # (N,)
         if len(positions) != len(pixel_values):
             return pixel_values  # refused with its numbers by the model
-        return pixel_values[positions.to(pixel_values.device) >= length]
+        return pixel_values[positions.to(pixel_values.device) >= int(cache.get_seq_length())]
+
+    @torch.no_grad()
+    def _encode_in_window(self, inputs: dict, past: int) -> dict:
+        """Encodes images whose placeholders ask for another window than the config's; upstream encodes the others."""
+        pixel_values, input_ids = inputs.get("pixel_values"), inputs.get("input_ids")
+        if pixel_values is None or input_ids is None:
+            return inputs
+        new_ids = input_ids[:, past:] if input_ids.shape[1] > past else input_ids
+        _, tokens_per_image = check_images(new_ids, pixel_values, None, self.config)
+        window = self.config.windows[tokens_per_image // pixel_values.shape[1]]
+        if window == self.config.window:
+            return inputs
+        images = self.get_image_features(inputs.pop("pixel_values"), pooling_window=window, return_dict=True)
+        return inputs | {"mm_encoder_outputs": {"image": images}}
 
     def _expand_multimodal_outputs(
         self,

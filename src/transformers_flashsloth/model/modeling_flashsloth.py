@@ -28,8 +28,8 @@ from .explanation_flashsloth import FlashSlothExplanation, explain
 from .generation_flashsloth import FlashSlothGenerationMixin, with_signature
 from .multi_modal_projector import FlashSlothMultiModalProjector
 from .placeholders import (
+    check_images,
     check_length,
-    check_placeholders,
     check_views,
     ids_of_structure,
     ignore_placeholders,
@@ -67,13 +67,17 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+        self,
+        pixel_values: torch.Tensor,
+        pooling_window: tuple[int, int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """
         Encodes images.
 
         Args:
             pixel_values (`torch.Tensor`): `(N, V, 3, H, W)`, any float dtype; cast to the vision tower's.
+            pooling_window (`tuple[int, int]`, *optional*): one of `config.windows`; by default the config's own.
 
         Returns:
             [`~transformers.modeling_outputs.BaseModelOutputWithPooling`] with `last_hidden_state`, the un-pooled
@@ -88,7 +92,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         patches, outputs = read_patches(self.vision_tower, pixel_values, self.config.patch_grid, **kwargs)
         # The tower may have a dtype of its own.
         patches = patches.to(self.multi_modal_projector.linear_1.weight.dtype)  # (N*V, P, Dv)
-        tokens = self.multi_modal_projector(patches)  # (N*V, T, D)
+        tokens = self.multi_modal_projector(patches, pooling_window)  # (N*V, T, D)
         return BaseModelOutputWithPooling(
             last_hidden_state=patches.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*P, Dv)
             pooler_output=tokens.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*T, D)
@@ -141,14 +145,11 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         check_length(input_ids, cache, self.config)
 
         images = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
-        num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
-        if pixel_values is not None:
-            check_views(pixel_values, self.config)
-            num_images, tokens_per_image = pixel_values.shape[0], pixel_values.shape[1] * self.config.tokens_per_view
         # Before images are encoded, which the copy to the host would wait for.
-        max_runs = check_placeholders(input_ids, num_images, tokens_per_image, self.config)
+        max_runs, tokens_per_image = check_images(input_ids, pixel_values, images, self.config)
         if pixel_values is not None:
-            images = self.get_image_features(pixel_values, return_dict=True)
+            window = self.config.windows[tokens_per_image // pixel_values.shape[1]]
+            images = self.get_image_features(pixel_values, pooling_window=window, return_dict=True)
         image_hidden_states = None if images is None else images.pooler_output
         image_path = [self.vision_tower, self.multi_modal_projector, *self.embq_modules]
         unseen = images is None and runs_every_module(image_path, self.training, input_ids, cache)
@@ -158,7 +159,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
 
         features = None
         if images is not None:
-            tokens_per_image = images.pooler_output.shape[1]
             features = images.last_hidden_state.to(inputs_embeds.device)  # (N, V*P, Dv)
             inputs_embeds = put_visual_tokens(images.pooler_output, input_ids, inputs_embeds, self.config)
         if self.query_tokens is not None and (max_runs or self.training):
@@ -220,9 +220,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         self._is_stateful = self.model.language_model._is_stateful
         self.post_init()
 
-    def get_image_features(
-        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple | BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> tuple | BaseModelOutputWithPooling:
         """See [`FlashSlothModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 

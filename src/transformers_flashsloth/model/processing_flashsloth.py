@@ -21,15 +21,39 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, Unpack
 from transformers.utils import VIDEO_PROCESSOR_NAME, cached_file
 
-from .configuration_flashsloth import as_pair
 from .foreign_formats import foreign_format_at, hub_options
 from .image_inputs import flatten
+from .image_processing_flashsloth import FlashSlothImageProcessorKwargs
 from .placeholders import FlashSlothBatch
 from .prompt_expansion import PromptExpansion
+from .spatial_attention_pooling import square_windows
 from .video_inputs import list_videos
-from .video_processing_flashsloth import FlashSlothVideoProcessor
+from .video_processing_flashsloth import FlashSlothVideoProcessor, FlashSlothVideoProcessorKwargs
+from .vision_towers import as_pair
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
+
+class FlashSlothImagesKwargs(FlashSlothImageProcessorKwargs, total=False):
+    """
+    Attributes:
+        pooling_window (`int` or `list[int]`): the window of patches that becomes one token, in this call.
+    """
+
+    pooling_window: int | list[int] | None
+
+
+class FlashSlothVideosKwargs(FlashSlothVideoProcessorKwargs, total=False):
+    """As for images, of the frames."""
+
+    pooling_window: int | list[int] | None
+
+
+class FlashSlothProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of a call."""
+
+    images_kwargs: FlashSlothImagesKwargs
+    videos_kwargs: FlashSlothVideosKwargs
 
 
 class FlashSlothProcessor(PromptExpansion):
@@ -40,7 +64,8 @@ class FlashSlothProcessor(PromptExpansion):
     A call returns `input_ids` and `attention_mask` `(B, L)` and, if there are images or videos, `pixel_values`
     `(images and frames in reading order, V, 3, height, width)`; with `return_mm_token_type_ids=True` also
     `mm_token_type_ids` `(B, L)`, 1 at image positions, and with `return_metadata=True` `video_metadata`. Options of the
-    image and video processors such as `image_hd=True` and `num_frames=16` can be given per call.
+    image and video processors such as `image_hd=True` and `num_frames=16` can be given per call, and so can the number
+    of visual tokens: `pooling_window=9` makes 9 tokens of the released model's view instead of 81.
 
     A frame takes as many tokens as an image (81, in HD 405, at the released sizes) and about 10 for its label, so that
     16 frames are some 1,450 tokens. Frames that do not fit into the tokenizer's `model_max_length`, the context of its
@@ -97,6 +122,8 @@ class FlashSlothProcessor(PromptExpansion):
     ... )
     ```
     """
+
+    valid_processor_kwargs = FlashSlothProcessorKwargs
 
     def __init__(
         self,
@@ -241,17 +268,24 @@ class FlashSlothProcessor(PromptExpansion):
         if image_sizes is None:
             return MultiModalData()
         image_hd = self.image_processor.image_hd if kwargs.get("image_hd") is None else kwargs["image_hd"]
-        num_tokens = self._tokens_per_image(kwargs.get("size") or self.image_processor.size, image_hd)
+        size = kwargs.get("size") or self.image_processor.size
+        num_tokens = self._tokens_per_image(size, image_hd, kwargs.get("pooling_window"))
         num_images = len(image_sizes)
         # An image is one row of `pixel_values`, however many views it has.
         return MultiModalData(num_image_tokens=[num_tokens] * num_images, num_image_patches=[1] * num_images)
 
-    def _tokens_per_image(self, size: dict[str, int], image_hd: bool) -> int:
+    def _tokens_per_image(self, size: dict[str, int], image_hd: bool, pooling_window=None) -> int:
         size = get_size_dict(size)
-        return (5 if image_hd else 1) * self._tokens_per_view(size["height"], size["width"])
+        return (5 if image_hd else 1) * self._tokens_per_view(size["height"], size["width"], pooling_window)
 
-    def _tokens_per_view(self, height: int, width: int) -> int:
-        patch, window = as_pair(self.patch_size), as_pair(self.pooling_window)
+    def _tokens_per_view(self, height: int, width: int, pooling_window: int | list[int] | None = None) -> int:
+        patch, window = as_pair(self.patch_size), as_pair(pooling_window or self.pooling_window)
+        grid = (height // patch[0], width // patch[1])
+        if pooling_window and window != as_pair(self.pooling_window) and window not in square_windows(grid).values():
+            raise ValueError(
+                f"`pooling_window`={pooling_window} is no square window that tiles the {grid[0]} x {grid[1]} patches "
+                f"of a view; choose one of {', '.join(str(side) for side, _ in square_windows(grid).values())}."
+            )
         tokens = (height // patch[0] // window[0]) * (width // patch[1] // window[1])
         if tokens == 0:
             raise ValueError(

@@ -22,7 +22,7 @@ ROUNDING_SECONDS = 1e-6
 class PromptExpansion(ProcessorMixin):
     """The part of [`FlashSlothProcessor`] that expands placeholders: upstream's methods, overridden."""
 
-    skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "frame_labels"]
+    skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "frame_labels", "tokens_per_frame"]
 
     @property
     def model_input_names(self) -> list[str]:
@@ -32,7 +32,13 @@ class PromptExpansion(ProcessorMixin):
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """Returns the placeholders of one image: one for each token that pooling leaves of each view."""
         num_views, _, height, width = image_inputs["pixel_values"][image_idx].shape
-        return self.image_token * (num_views * self._tokens_per_view(height, width))
+        return self.image_token * (num_views * self._tokens_per_view(height, width, kwargs.get("pooling_window")))
+
+    def _process_images(self, images, pooling_window=None, **kwargs):
+        """As upstream's; the window concerns the placeholders, and the pixels not."""
+        processed = self.image_processor(images, **kwargs)
+        numbers = range(len(processed["pixel_values"]))
+        return processed, [self.replace_image_token(processed, i, pooling_window=pooling_window) for i in numbers]
 
     def get_text_with_replacements(
         self,
@@ -86,12 +92,11 @@ class PromptExpansion(ProcessorMixin):
     def put_frames_among_images(self, inputs: BatchFeature, text: str | list[str] | None) -> None:
         """Moves the frames of videos into `pixel_values`, each where its placeholders stand."""
         frames = inputs.pop("pixel_values_videos")
-        labels = inputs.pop("frame_labels")
+        labels, cost = inputs.pop("frame_labels"), inputs.pop("tokens_per_frame")
         prompts = [text] if isinstance(text, str) else text or []
         if prompts:
             lengths = [len(ids) for ids in inputs["input_ids"]]
             videos = [prompt.count(self.video_token) for prompt in prompts]
-            cost = self.replace_image_token({"pixel_values": frames}, 0).count(self.image_token)
             check_context(lengths, videos, labels, self.tokenizer, cost)
         if "pixel_values" in inputs:
             marks = re.compile(f"({re.escape(self.image_token)})|{re.escape(self.video_token)}")
@@ -101,25 +106,30 @@ class PromptExpansion(ProcessorMixin):
 
     def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
         """Returns the label and the placeholders of each frame of a video, a line each."""
-        frame = self.replace_image_token({"pixel_values": video_inputs["pixel_values_videos"]}, 0)
+        frame = self.image_token * video_inputs["tokens_per_frame"]
         return "\n".join(label + frame for label in video_inputs["frame_labels"][video_idx])
 
-    def _process_videos(self, videos, **kwargs):
+    def _process_videos(self, videos, pooling_window=None, **kwargs):
         """As upstream's, which copies the frames to count the videos, and does not always ask for metadata."""
-        options = kwargs | {"return_metadata": True, "frame_limit": self._frame_limit(**kwargs)}
+        frame_limit = self._frame_limit(pooling_window, **kwargs)
+        options = kwargs | {"return_metadata": True, "frame_limit": frame_limit}
         processed = self.video_processor(videos, **options)
         del processed["frames_per_video"]
+        frames = {"pixel_values": processed["pixel_values_videos"]}
+        frame = self.replace_image_token(frames, 0, pooling_window=pooling_window)
+        processed["tokens_per_frame"] = frame.count(self.image_token)
         metadata = processed["video_metadata"]
         processed["frame_labels"] = [frame_labels(known.frames_indices, known.fps) for known in metadata]
         return processed, [self.replace_video_token(processed, index) for index in range(len(metadata))]
 
-    def _frame_limit(self, size=None, image_hd=None, do_resize=None, **kwargs) -> int | None:
+    def _frame_limit(self, pooling_window=None, size=None, image_hd=None, do_resize=None, **kwargs) -> int | None:
         """The most frames that the context can hold, to refuse more before they are decoded."""
         videos = self.video_processor
         context = known_context(self.tokenizer)
         if context is None or not (videos.do_resize if do_resize is None else do_resize):
             return None
-        return context // self._tokens_per_image(size or videos.size, videos.image_hd if image_hd is None else image_hd)
+        image_hd = videos.image_hd if image_hd is None else image_hd
+        return context // self._tokens_per_image(size or videos.size, image_hd, pooling_window)
 
     def check_argument_for_proper_class(self, argument_name, argument):
         """As upstream's, which finds no class of video processors without torchvision."""

@@ -90,7 +90,7 @@ class PromptMemory(NamedTuple):
         if new.tokens_per_image != self.tokens_per_image:
             raise ValueError(
                 f"An image of this turn takes {new.tokens_per_image} tokens, those of the earlier turns "
-                f"{self.tokens_per_image}. Use the same `image_hd` throughout a conversation."
+                f"{self.tokens_per_image}. Use the same `image_hd` and `pooling_window` throughout a conversation."
             )
         # Both parts are in reading order; together, a row's earlier images come before its later ones.
         rows = [

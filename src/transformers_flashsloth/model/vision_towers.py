@@ -46,6 +46,19 @@ TAKES_PATCHES = ("siglip2_vision_model",)
 INTERPOLATES_ALWAYS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "siglip2_vision_model")
 
 
+def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    """
+    A side, or a height and a width, as a height and a width.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2:
+        raise ValueError(f"A size is a number or a height and a width, got {size}.")
+    return pair
+
+
 def check_vision_config(config: PreTrainedConfig) -> None:
     """Raises ValueError, with the reason, for a tower whose config says that FlashSloth cannot be built on it."""
     if config.model_type in REFUSED:
