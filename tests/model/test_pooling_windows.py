@@ -224,6 +224,6 @@ def test_compiled_forward_refuses_another_window():
     ids = torch.tensor([[9, 1, 6, 20, 21, *[2] * NUM_QUERIES, 7, 8]])
     pixels = torch.randn(1, 1, 3, 24, 24)
     model(input_ids=ids, pixel_values=pixels)  # one token of the whole grid
-    compiled = torch.compile(model.forward, backend="eager")
-    with pytest.raises(RuntimeError), torch.no_grad():
+    compiled = torch.compile(model.forward, backend="eager", fullgraph=True)
+    with pytest.raises(RuntimeError, match="do not match"), torch.no_grad():
         compiled(input_ids=ids, pixel_values=pixels)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import logging, torch_compilable_check
+from transformers.utils import logging
 
 from .configuration_flashsloth import FlashSlothConfig
 from .decoders import undo_scale
@@ -93,7 +93,8 @@ def check_placeholders(
     if torch.compiler.is_compiling():
         if num_views:
             found = (input_ids == config.image_token_id).sum()
-            torch_compilable_check(found == num_images * expected, "Image features and image tokens do not match.")
+            # Private, as there is no public check of values that does not break a graph.
+            torch._assert_async(found == num_images * expected, "Image features and image tokens do not match.")
         return PlaceholderCounts(input_ids.shape[1] // (num_queries + 1) + 1, expected)
 
     is_query = (input_ids == config.query_token_id) & (config.num_query_tokens > 0)
