@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from .configuration_flashsloth import FlashSlothConfig
 from .question_spans import QuerySpans
@@ -45,22 +46,17 @@ class QueryTokens(nn.Module):
         return queries[(is_query.cumsum(1) - 1) % self.weight.shape[0]]
 
 
-def put_queries(
-    query_tokens: QueryTokens,
-    embed: nn.Module,
-    input_ids: torch.Tensor,
-    inputs_embeds: torch.Tensor,
-    config: FlashSlothConfig,
-) -> torch.Tensor:
+def put_queries(model: PreTrainedModel, input_ids: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
     """
-    Embeddings `(B, L, D)` with the learned queries at the query placeholders of `input_ids` `(B, L)`, each on top of
-    what `embed`, the input embeddings, makes of `query_init_token_id`.
+    Embeddings `(B, L, D)` with the learned queries of a [`FlashSlothModel`] at the query placeholders of `input_ids`
+    `(B, L)`, each on top of the embedding of `query_init_token_id`.
     """
+    config = model.config
     is_query = input_ids == config.query_token_id
     base = None
     if config.query_init_token_id is not None:
-        base = embed(torch.full((), config.query_init_token_id, device=inputs_embeds.device))
-    queries = query_tokens(is_query, base).to(inputs_embeds.device, inputs_embeds.dtype)
+        base = model.get_input_embeddings()(torch.full((), config.query_init_token_id, device=inputs_embeds.device))
+    queries = model.query_tokens(is_query, base).to(inputs_embeds.device, inputs_embeds.dtype)
     return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
 
 

@@ -75,6 +75,7 @@ def explain(
         config,
         max_runs=max(max_runs, 1),
         num_images=len(pixel_values),
+        attention_mask=attention_mask,
         tokens_per_image=tokens_per_image,
     )
     attentions = [

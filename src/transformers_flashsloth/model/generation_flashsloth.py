@@ -19,7 +19,7 @@ from transformers.generation import CandidateGenerator, GenerationMixin
 from .assistant import Assistant
 from .decoders import masks_for_generate
 from .placeholders import check_images
-from .prompt_memory import CACHE, one_cache
+from .prompt_memory import CACHE, follow_rows, one_cache
 
 # Inputs of `generate` with a position in their second dimension.
 POSITIONED_INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "mm_token_type_ids")
@@ -235,6 +235,8 @@ class FlashSlothGenerationMixin(GenerationMixin):
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
+        if model_kwargs.get(CACHE) is not None:
+            follow_rows(model_kwargs[CACHE])  # here, as a compiled model could not
 
 
 def _without_placeholders(

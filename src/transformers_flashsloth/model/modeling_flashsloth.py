@@ -43,7 +43,7 @@ from .pretrained_flashsloth import (
 )
 from .prompt_memory import CACHE, PromptMemory, one_cache, recall, remember
 from .question_spans import find_query_spans
-from .text_only import runs_every_module
+from .text_only import is_learning, runs_every_module
 from .vision_towers import build_tower, read_patches
 
 
@@ -151,8 +151,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             window = self.config.windows[tokens_per_image // pixel_values.shape[1]]
             images = self.get_image_features(pixel_values, pooling_window=window, return_dict=True)
         image_hidden_states = None if images is None else images.pooler_output
-        image_path = [self.vision_tower, self.multi_modal_projector, *self.embq_modules]
-        unseen = images is None and runs_every_module(image_path, self.training, input_ids, cache)
+        learning = is_learning(self, input_ids, cache)
+        unseen = images is None and runs_every_module(self, learning, input_ids, cache)
         if unseen:  # one blank image that no placeholder stands for: it gives every parameter a gradient, of zero
             blank = inputs_embeds.new_zeros((1, 1, 3, *self.config.view_size))
             images = self.get_image_features(blank, return_dict=True)
@@ -161,14 +161,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if images is not None:
             features = images.last_hidden_state.to(inputs_embeds.device)  # (N, V*P, Dv)
             inputs_embeds = put_visual_tokens(images.pooler_output, input_ids, inputs_embeds, self.config)
-        if self.query_tokens is not None and (max_runs or self.training):
-            embed = self.get_input_embeddings()
-            inputs_embeds = put_queries(self.query_tokens, embed, input_ids, inputs_embeds, self.config)
+        if self.query_tokens is not None and (max_runs or learning):
+            inputs_embeds = put_queries(self, input_ids, inputs_embeds)
 
         prompt = PromptMemory(input_ids, features, tokens_per_image)
         if earlier := recall(cache, input_ids, self.config.image_token_id):
             prompt = earlier.and_then(prompt, self.config.image_token_id)
-        if prompt.image_features is not None and self.embq is not None and (max_runs or unseen or self.training):
+        if prompt.image_features is not None and self.embq is not None and (max_runs or unseen or learning):
             spans = find_query_spans(
                 prompt.input_ids,
                 self.config,
@@ -176,6 +175,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                 num_images=prompt.image_features.shape[0],
                 tokens_per_image=prompt.tokens_per_image,
                 num_cached=prompt.input_ids.shape[1] - input_ids.shape[1],
+                attention_mask=attention_mask,
             )
             kwargs["embq"] = calls_at(self.config.embq_layers, self.embq_modules, prompt.image_features, spans)
 
@@ -186,7 +186,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             **{CACHE: cache},
             **kwargs,
         )
-        if prompt.image_features is not None and not (unseen or self.training):
+        if prompt.image_features is not None and not unseen:
             remember(getattr(outputs, CACHE), prompt)
         return FlashSlothModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
