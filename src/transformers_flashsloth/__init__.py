@@ -18,9 +18,11 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor  #
 from .authors.auto import AuthorsModel, AuthorsProcessor
 from .authors.format import AUTHORS_TO_OURS
 from .authors.loading import AuthorsFormat
+from .building.acceptance import Acceptance
 from .building.backbones import from_backbones
 from .model.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, DORA_SAVED_TO_LOADED, OUTSIDE_THE_DECODER
 from .model.configuration_flashsloth import FlashSlothConfig
+from .model.decoders import ACCEPTANCE
 from .model.foreign_formats import FOREIGN_FORMATS
 from .model.image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorTorchvision
 from .model.modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel
@@ -56,6 +58,7 @@ register_checkpoint_conversion_mapping(
     + [WeightRenaming(*DORA_SAVED_TO_LOADED)],
     overwrite=True,
 )
+ACCEPTANCE[:] = [Acceptance()]
 FOREIGN_FORMATS[:] = [AuthorsFormat()]
 AutoModelForImageTextToText.register(PhiConfig, AuthorsModel, exist_ok=True)
 AutoModelForMultimodalLM.register(PhiConfig, AuthorsModel, exist_ok=True)

@@ -13,11 +13,12 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..model.decoder_seam import open_seam
-from ..model.decoders import check_decoder, layers_of
+from ..model.decoders import layers_of
 from ..model.image_processing_flashsloth import FlashSlothImageProcessor
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.processing_flashsloth import FlashSlothProcessor
 from ..model.vision_towers import config_of_layers, cut_tower
+from .accepted_decoders import check_decoder
 from .plan import plan
 
 # What an image processor says of pixel values, and nothing of sizes: a view is the whole image, squashed.

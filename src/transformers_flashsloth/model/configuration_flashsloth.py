@@ -14,10 +14,10 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .adapters_flashsloth import register_default_targets
-from .decoders import PHI_2, check_text_config, head_has_bias
+from .decoders import ACCEPTANCE, PHI_2, head_has_bias
 from .foreign_formats import format_of
 from .spatial_attention_pooling import square_windows
-from .vision_towers import SIGLIP_SO400M, as_pair, check_vision_config, native_view_size
+from .vision_towers import SIGLIP_SO400M, as_pair, native_view_size
 
 POOLINGS = ("attention", "average", "none")
 
@@ -136,8 +136,8 @@ class FlashSlothConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.text_config = _as_config(self.text_config, PHI_2)
         self.vision_config = _as_config(self.vision_config, SIGLIP_SO400M)
-        check_text_config(self.text_config)
-        check_vision_config(self.vision_config)
+        for known in ACCEPTANCE:
+            known.check_configs(self.text_config, self.vision_config)
         if self.lm_head_bias is None:
             self.lm_head_bias = head_has_bias(self.text_config)
         if self.tie_word_embeddings is None:
