@@ -168,3 +168,28 @@ def test_trl_command_line(processor, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(adapter)
     moved = {name: p for name, p in model.named_parameters() if "lora_B" in name}
     assert len(moved) == 24 and all(p.abs().max() > 0 for p in moved.values())
+
+
+@pytest.mark.parametrize("peft_config", [None, LoraConfig()])
+def test_noisy_embeddings(processor, tmp_path, peft_config):
+    """NEFTune, with a token whose embedding is added to every query, as in the released model."""
+    model = small_model(query_init_token_id=9)
+    rows = ragged_rows()
+    trainer = sft(model, processor, rows, tmp_path, peft_config, neftune_noise_alpha=5, max_steps=2)
+    hooks = len(model.get_input_embeddings()._forward_hooks)
+    losses = []
+    trainer.model.register_forward_hook(lambda module, args, output: losses.append(output["loss"].item()))
+    trainer.train()
+    assert losses and all(loss == loss and loss < 100 for loss in losses)
+    assert len(model.get_input_embeddings()._forward_hooks) == hooks  # the noise is gone
+
+
+def test_queries_get_noise_of_their_length(processor):
+    """As much as any other position: hooks count positions, so a single one would get far more."""
+    model = small_model(query_init_token_id=9).train()
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape)))
+    inputs = encode(processor, ragged_rows()[0])[0]
+    model(**inputs)
+    length = inputs["input_ids"].shape[1]
+    assert [shape[1] for shape in seen] == [length, length]

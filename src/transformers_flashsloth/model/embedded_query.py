@@ -12,12 +12,26 @@ from .question_spans import QuerySpans
 
 
 def build_embq(config: FlashSlothConfig) -> nn.Module | None:
-    """One embedded query module, a list of them if `embq_layer` is a list, or none without queries."""
+    """One embedded query module, several in one if `embq_layer` is a list, or none without queries."""
     widths = (config.text_config.hidden_size, config.vision_config.hidden_size, config.embq_hidden_size)
     modules = [EmbeddedQuery(*widths, config.embq_num_heads) for _ in config.embq_layers]
     if not modules:
         return None
-    return modules[0] if isinstance(config.embq_layer, int) else nn.ModuleList(modules)
+    return modules[0] if isinstance(config.embq_layer, int) else EmbeddedQueries(modules)
+
+
+class EmbeddedQueries(nn.Module):
+    """Embedded query modules of several layers. PEFT can train and save a module in full, but no list of modules."""
+
+    def __init__(self, modules: list[nn.Module]):
+        super().__init__()
+        for index, module in enumerate(modules):
+            self.add_module(str(index), module)
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The modules, in the order of their layers; an attribute, as PEFT's wrapper of a module passes those on."""
+        return list(self.children())
 
 
 class QueryTokens(nn.Module):
@@ -55,7 +69,9 @@ def put_queries(model: PreTrainedModel, input_ids: torch.Tensor, inputs_embeds: 
     is_query = input_ids == config.query_token_id
     base = None
     if config.query_init_token_id is not None:
-        base = model.get_input_embeddings()(torch.full((), config.query_init_token_id, device=inputs_embeds.device))
+        # As many as a row has, since hooks on the embeddings (NEFTune) count positions.
+        ids = torch.full((1, input_ids.shape[1]), config.query_init_token_id, device=inputs_embeds.device)
+        base = model.get_input_embeddings()(ids)[0, 0]  # (D,)
     queries = model.query_tokens(is_query, base).to(inputs_embeds.device, inputs_embeds.dtype)
     return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
 

@@ -201,7 +201,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         """The embedded query modules, as many as `config.embq_layers`."""
         if self.embq is None:
             return []
-        return list(self.embq) if isinstance(self.embq, nn.ModuleList) else [self.embq]
+        return self.embq.parts if hasattr(self.embq, "parts") else [self.embq]
 
 
 class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGenerationMixin):

@@ -159,7 +159,7 @@ def ids_of_structure(inputs_embeds: torch.Tensor, embed: nn.Module, config: Flas
     """
     ids = torch.full(inputs_embeds.shape[:2], OTHER, dtype=torch.long, device=inputs_embeds.device)
     for token_id in (*config.placeholder_ids, *config.user_prefix_ids):
-        embedding = embed(torch.full((), token_id, device=inputs_embeds.device))
+        embedding = embed(torch.full((1, 1), token_id, device=inputs_embeds.device))  # (1, 1, D)
         ids = torch.where((inputs_embeds == embedding).all(-1), token_id, ids)
     return ids
 
@@ -197,6 +197,13 @@ class FlashSlothBatch(BatchFeature):
     """
 
     placeholder_ids = ()
+
+    def __getstate__(self):
+        return super().__getstate__() | {"placeholder_ids": self.placeholder_ids}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.placeholder_ids = state["placeholder_ids"]
 
     def __setitem__(self, key: str, value):
         if key == "labels" and _are_alike(value, self.data.get("input_ids")):

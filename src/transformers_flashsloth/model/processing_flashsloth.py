@@ -19,41 +19,19 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, Unpack
-from transformers.utils import VIDEO_PROCESSOR_NAME, cached_file
+from transformers.utils import CONFIG_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
+from .configuration_flashsloth import FlashSlothConfig
 from .foreign_formats import foreign_format_at, hub_options
 from .image_inputs import flatten
-from .image_processing_flashsloth import FlashSlothImageProcessorKwargs
 from .placeholders import FlashSlothBatch
-from .prompt_expansion import PromptExpansion
+from .prompt_expansion import FlashSlothProcessorKwargs, PromptExpansion, listed
 from .spatial_attention_pooling import square_windows
 from .video_inputs import list_videos
-from .video_processing_flashsloth import FlashSlothVideoProcessor, FlashSlothVideoProcessorKwargs
+from .video_processing_flashsloth import FlashSlothVideoProcessor
 from .vision_towers import as_pair
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
-
-
-class FlashSlothImagesKwargs(FlashSlothImageProcessorKwargs, total=False):
-    """
-    Attributes:
-        pooling_window (`int` or `list[int]`): the window of patches that becomes one token, in this call.
-    """
-
-    pooling_window: int | list[int] | None
-
-
-class FlashSlothVideosKwargs(FlashSlothVideoProcessorKwargs, total=False):
-    """As for images, of the frames."""
-
-    pooling_window: int | list[int] | None
-
-
-class FlashSlothProcessorKwargs(ProcessingKwargs, total=False):
-    """Options of a call."""
-
-    images_kwargs: FlashSlothImagesKwargs
-    videos_kwargs: FlashSlothVideosKwargs
 
 
 class FlashSlothProcessor(PromptExpansion):
@@ -162,6 +140,7 @@ class FlashSlothProcessor(PromptExpansion):
         self, images: ImageInput | None = None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]
     ) -> FlashSlothBatch:
         """Makes the inputs of the model; see the docstring of the class."""
+        images, text, videos = listed(images), listed(text), listed(videos)
         inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
         if "pixel_values_videos" in inputs:
             self.put_frames_among_images(inputs, text)
@@ -173,7 +152,11 @@ class FlashSlothProcessor(PromptExpansion):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """
         As upstream's, and also for a checkpoint in a foreign format, such as the authors', which has no processor
-        files, and for one saved without a video processor.
+        files, for one saved without a video processor, and for parts that were saved apart: what they do not say is
+        then as in the model's config.
+
+        Raises:
+            ValueError: if there are neither the processor's own options nor a model's config.
         """
         path = pretrained_model_name_or_path
         foreign, config_entries = foreign_format_at(path, **kwargs)
@@ -181,10 +164,26 @@ class FlashSlothProcessor(PromptExpansion):
             return cls(**foreign.processor_parts(path, config_entries, **kwargs))
         entries, options = cls.get_processor_dict(path, **kwargs)
         find = {"_raise_exceptions_for_missing_entries": False} | hub_options(kwargs)
-        if not entries or "video_processor" in entries or cached_file(path, VIDEO_PROCESSOR_NAME, **find):
+        if not entries:
+            entries = cls._options_of_model(path, find)
+        elif "video_processor" in entries or cached_file(path, VIDEO_PROCESSOR_NAME, **find):
             return super().from_pretrained(path, **kwargs)
         parts = [auto.from_pretrained(path, **kwargs) for auto in (AutoImageProcessor, AutoTokenizer)]
         return cls.from_args_and_dict(parts, entries, **options)
+
+    @staticmethod
+    def _options_of_model(path, find: dict) -> dict:
+        if not cached_file(path, CONFIG_NAME, **find):
+            raise ValueError(
+                f"{path} has no processor_config.json, and no config.json that says patches, pooling and queries "
+                "instead: save the whole processor with `processor.save_pretrained`."
+            )
+        config = FlashSlothConfig.from_pretrained(path, **hub_options(find))
+        return {
+            "num_query_tokens": config.num_query_tokens,
+            "patch_size": config.vision_config.patch_size,
+            "pooling_window": list(config.window),
+        }
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As upstream's, but leaves the processor as it was, without upstream's note on where its code lies."""

@@ -9,14 +9,41 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
+
+from .image_processing_flashsloth import FlashSlothImageProcessorKwargs
+from .video_processing_flashsloth import FlashSlothVideoProcessorKwargs
 
 # A tokenizer that does not know its model's context says a number beyond any.
 UNKNOWN_CONTEXT = 10**9
 # Times are quotients of frame numbers and rates; this keeps 2.9999999 s from being written as 2 s.
 ROUNDING_SECONDS = 1e-6
+
+
+class FlashSlothImagesKwargs(FlashSlothImageProcessorKwargs, total=False):
+    """
+    Attributes:
+        pooling_window (`int` or `list[int]`): the window of patches that becomes one token, in this call.
+    """
+
+    pooling_window: int | list[int] | None
+
+
+class FlashSlothVideosKwargs(FlashSlothVideoProcessorKwargs, total=False):
+    """As for images, of the frames."""
+
+    pooling_window: int | list[int] | None
+
+
+class FlashSlothProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of a call."""
+
+    _defaults = {}  # transformers 5.19 looks for them
+    images_kwargs: FlashSlothImagesKwargs
+    videos_kwargs: FlashSlothVideosKwargs
 
 
 class PromptExpansion(ProcessorMixin):
@@ -138,6 +165,15 @@ class PromptExpansion(ProcessorMixin):
         if not isinstance(argument, VideoProcessorMixin):
             raise TypeError(f"`video_processor` must be a video processor, got {type(argument).__name__}.")
         return VideoProcessorMixin
+
+
+def listed(values):
+    """A column of `datasets`, a series of pandas or an array of texts as a list; anything else as it is."""
+    if isinstance(values, np.ndarray):
+        return values.tolist() if values.dtype.kind in "UTO" else values
+    if isinstance(values, (list, tuple, str, bytes, bytearray, dict, Image.Image, torch.Tensor)):
+        return values
+    return list(values) if hasattr(values, "__len__") and hasattr(values, "__iter__") else values
 
 
 def frame_labels(frames_indices: Sequence[int], fps: float | None = None) -> list[str]:
