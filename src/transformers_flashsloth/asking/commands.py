@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..checkpoints.opening import DEFAULT_CHECKPOINT, InputError
+from ..checkpoints.opening import DEFAULT_CHECKPOINT, LOAD_IN, InputError
 from ..checkpoints.options import loading_options, positive
 from .conversation import Conversation
 
@@ -62,6 +62,15 @@ def _options() -> argparse.ArgumentParser:
         help="checkpoint (default: the small one in the package)",
     )
     options.add_argument(
+        "--load-in", choices=LOAD_IN, help="load the decoder's layers in so many bits, with bitsandbytes"
+    )
+    options.add_argument(
+        "--visual-tokens",
+        type=positive,
+        metavar="N",
+        help="tokens that a view of an image becomes; fewer are quicker (default: as the model says)",
+    )
+    options.add_argument(
         "--max-new-tokens", type=positive, metavar="N", help="longest answer (default: as the model says, or 256)"
     )
     return options
@@ -76,6 +85,8 @@ def _start(options: argparse.Namespace) -> Conversation:
         max_new_tokens=options.max_new_tokens,
         device=options.device,
         dtype=options.dtype,
+        load_in=options.load_in,
+        visual_tokens=options.visual_tokens,
     )
 
 

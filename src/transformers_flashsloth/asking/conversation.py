@@ -18,11 +18,13 @@ from ..checkpoints.opening import (
     local_directory,
     open_model,
     open_processor,
+    quantisation_config,
     usable_device,
 )
 from ..model.image_inputs import flatten
 from ..model.image_processing_flashsloth import FlashSlothImageProcessor
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
+from ..model.processing_flashsloth import FlashSlothProcessor
 from .drawing import below_each_other, draw_explanation
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -43,6 +45,9 @@ class Conversation:
             decoder's context may cut an answer further.
         device (`str`, *optional*): by default an accelerator if there is one.
         dtype (`str`, *optional*): of the weights; by default float32 on a CPU and the checkpoint's elsewhere.
+        load_in (`str`, *optional*): `"4bit"` or `"8bit"`, in which the decoder's layers are loaded, with bitsandbytes.
+        visual_tokens (`int`, *optional*): how many tokens a view of an image becomes; by default as the checkpoint
+            says.
 
     Raises:
         InputError: if one of these cannot be used.
@@ -58,16 +63,21 @@ class Conversation:
         max_new_tokens: int | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        load_in: str | None = None,
+        visual_tokens: int | None = None,
     ):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         enable_progress_bars()  # of downloads, which the line above stops too
         self.unseen_images = _read_images(images)
         self.device = usable_device(device)
+        self.quantisation_config = quantisation_config(load_in, self.device)
         self.dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
         self.checkpoint = local_directory(checkpoint)
         self.processor = open_processor(self.checkpoint)
         self.processor_kwargs = {} if image_hd is None else {"image_hd": image_hd}
+        if visual_tokens is not None:
+            self.processor_kwargs["pooling_window"] = _window_of(visual_tokens, self.processor)
         self._decode_videos(num_frames)
         self.max_new_tokens = max_new_tokens
         self.messages = []
@@ -75,6 +85,9 @@ class Conversation:
     @cached_property
     def model(self) -> FlashSlothForConditionalGeneration:
         """The model, loaded when first needed."""
+        if self.quantisation_config is not None:
+            options = {"quantization_config": self.quantisation_config, "device_map": {"": self.device}}
+            return open_model(self.checkpoint, dtype=self.dtype, **options)
         return open_model(self.checkpoint, dtype=self.dtype).to(self.device)
 
     def ask(self, question: str, stream: bool = False) -> str:
@@ -171,6 +184,14 @@ def _read_images(sources: list[str]) -> list[dict]:
         {"type": "video", "video": source} if _is_video(source) else {"type": "image", "image": next(images)}
         for source in sources
     ]
+
+
+def _window_of(visual_tokens: int, processor: FlashSlothProcessor) -> list[int]:
+    windows = processor.windows
+    if visual_tokens not in windows:
+        numbers = ", ".join(map(str, sorted(windows)))
+        raise InputError(f"a view cannot become {visual_tokens} visual tokens; the model's patches make {numbers}")
+    return list(windows[visual_tokens])
 
 
 def _is_video(source: str) -> bool:

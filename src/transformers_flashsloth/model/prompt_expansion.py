@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import get_size_dict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .image_processing_flashsloth import FlashSlothImageProcessorKwargs
+from .spatial_attention_pooling import square_windows
 from .video_processing_flashsloth import FlashSlothVideoProcessorKwargs
+from .vision_towers import as_pair
 
 # A tokenizer that does not know its model's context says a number beyond any.
 UNKNOWN_CONTEXT = 10**9
@@ -55,6 +58,13 @@ class PromptExpansion(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """What a call may return: frames are in `pixel_values`."""
         return [name for name in super().model_input_names if name not in self.video_processor.model_input_names]
+
+    @property
+    def windows(self) -> dict[int, tuple[int, int]]:
+        """The windows that `pooling_window` can be, by the tokens that they leave of a view: square ones, and its own."""
+        size, patch = get_size_dict(self.image_processor.size), as_pair(self.patch_size)
+        windows = square_windows((size["height"] // patch[0], size["width"] // patch[1]))
+        return windows | {self._tokens_per_view(size["height"], size["width"]): as_pair(self.pooling_window)}
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """Returns the placeholders of one image: one for each token that pooling leaves of each view."""
