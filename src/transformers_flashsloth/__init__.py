@@ -2,6 +2,7 @@
 
 import re
 
+import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -17,7 +18,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor  #
 
 from .authors.auto import AuthorsModel, AuthorsProcessor
 from .model.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, DORA_SAVED_TO_LOADED, OUTSIDE_THE_DECODER
-from .model.authors_checkpoint import AUTHORS_TO_OURS
+from .model.authors_checkpoint import ARCHITECTURE, AUTHORS_TO_OURS
 from .model.configuration_flashsloth import FlashSlothConfig
 from .model.image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorTorchvision
 from .model.modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel
@@ -56,6 +57,10 @@ register_checkpoint_conversion_mapping(
 AutoModelForImageTextToText.register(PhiConfig, AuthorsModel, exist_ok=True)
 AutoModelForMultimodalLM.register(PhiConfig, AuthorsModel, exist_ok=True)
 AutoProcessor.register(PhiConfig, AuthorsProcessor, exist_ok=True)
+
+# TRL and pipelines look in `transformers` for the class that config.json names under `architectures`: ours, and theirs.
+for _architecture in (FlashSlothForConditionalGeneration.__name__, ARCHITECTURE):
+    setattr(transformers, _architecture, FlashSlothForConditionalGeneration)
 
 __version__ = "0.1.0"
 
