@@ -2,6 +2,7 @@
 
 import re
 
+import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -16,7 +17,7 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # `transformers` has it with torchvision
 
 from .authors.auto import AuthorsModel, AuthorsProcessor
-from .authors.format import AUTHORS_TO_OURS
+from .authors.format import ARCHITECTURE, AUTHORS_TO_OURS
 from .authors.loading import AuthorsFormat
 from .building.acceptance import Acceptance
 from .building.backbones import from_backbones
@@ -63,6 +64,10 @@ FOREIGN_FORMATS[:] = [AuthorsFormat()]
 AutoModelForImageTextToText.register(PhiConfig, AuthorsModel, exist_ok=True)
 AutoModelForMultimodalLM.register(PhiConfig, AuthorsModel, exist_ok=True)
 AutoProcessor.register(PhiConfig, AuthorsProcessor, exist_ok=True)
+
+# TRL and pipelines look in `transformers` for the class that config.json names under `architectures`: ours, and theirs.
+for _architecture in (FlashSlothForConditionalGeneration.__name__, ARCHITECTURE):
+    setattr(transformers, _architecture, FlashSlothForConditionalGeneration)
 
 __version__ = "0.1.0"
 

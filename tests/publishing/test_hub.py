@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
@@ -15,6 +16,7 @@ from tests.publishing import hub_process
 from tests.publishing.hub_server import TOKEN, Hub, Repository
 from tests.tiny_backbones import TEXT, VISION, small
 from transformers_flashsloth.authors.convert import convert
+from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 from transformers_flashsloth.publishing import push
 from transformers_flashsloth.publishing.push import push_to_hub
 
@@ -151,8 +153,9 @@ def test_only_whole_checkpoints_in_our_format_are_pushed(authors_directory, chec
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").unlink()
     (copy / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != "auto_map"}))
-    with pytest.raises(ValueError, match="does not carry the code"):
-        push_to_hub(copy, "me/sloth")
+    for without_code in (copy, Path(DEFAULT_CHECKPOINT)):
+        with pytest.raises(ValueError, match="does not carry the code"):
+            push_to_hub(without_code, "me/sloth")
     (copy / "model-00001-of-00004.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="which is not there"):
         push_to_hub(copy, "me/sloth")

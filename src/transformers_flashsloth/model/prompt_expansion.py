@@ -61,7 +61,7 @@ class PromptExpansion(ProcessorMixin):
 
     @property
     def windows(self) -> dict[int, tuple[int, int]]:
-        """The windows that `pooling_window` can be, by the tokens that they leave of a view: square ones and its own."""
+        """The windows that `pooling_window` can be, by the tokens they leave of a view: square ones and its own."""
         size, patch = get_size_dict(self.image_processor.size), as_pair(self.patch_size)
         windows = square_windows((size["height"] // patch[0], size["width"] // patch[1]))
         return windows | {self._tokens_per_view(size["height"], size["width"]): as_pair(self.pooling_window)}

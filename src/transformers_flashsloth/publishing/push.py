@@ -41,7 +41,7 @@ def push_to_hub(
         raise ValueError(f"{directory} is in the authors' format: convert it first (`flashsloth convert`).")
     config = FlashSlothConfig.from_pretrained(directory)
     CheckpointFiles(directory)
-    if not getattr(config, "auto_map", None):
+    if "AutoModelForImageTextToText" not in (getattr(config, "auto_map", None) or {}):
         raise ValueError(f"{directory} does not carry the code: save the model again with `save_pretrained`.")
     if not (directory / "README.md").exists():
         make_card(config, repo_id, model_card, scores).save(directory / "README.md")
