@@ -15,6 +15,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 from transformers.generation import CandidateGenerator, GenerationMixin
+from transformers.generation.utils import GenerateOutput
 
 from .assistant import Assistant
 from .decoders import masks_for_generate
@@ -58,7 +59,7 @@ class FlashSlothGenerationMixin(GenerationMixin):
         logits_processor: LogitsProcessorList | None = None,
         *args,
         **kwargs,
-    ):
+    ) -> GenerateOutput | torch.LongTensor:
         """
         As upstream's, and beyond it:
 

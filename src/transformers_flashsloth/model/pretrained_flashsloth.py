@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -49,10 +50,14 @@ class FlashSlothCausalLMOutputWithPast(CausalLMOutputWithPast):
     image_hidden_states: torch.Tensor | None = None
 
 
+Model = TypeVar("Model", bound="FlashSlothPreTrainedModel")
+
+
 class FlashSlothPreTrainedModel(PreTrainedModel):
     """Base of both models: what transformers asks of them, and how they are loaded, saved and initialised."""
 
     config_class = FlashSlothConfig
+    config: FlashSlothConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
@@ -66,7 +71,7 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+    def from_pretrained(cls: type[Model], pretrained_model_name_or_path, *model_args, **kwargs) -> Model:
         """
         As upstream's, and also loads checkpoints in a foreign format, such as the authors', from a directory or the
         Hub. A `quantization_config` that names no modules to skip quantises the decoder's linears only (see

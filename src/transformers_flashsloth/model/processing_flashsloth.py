@@ -149,7 +149,7 @@ class FlashSlothProcessor(PromptExpansion):
         return batch
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "FlashSlothProcessor":
         """
         As upstream's, and also for a checkpoint in a foreign format, such as the authors', which has no processor
         files, for one saved without a video processor, and for parts that were saved apart: what they do not say is

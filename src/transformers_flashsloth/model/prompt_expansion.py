@@ -6,6 +6,7 @@ with what is said before each, its place among the images, and its share of the 
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -53,6 +54,11 @@ class PromptExpansion(ProcessorMixin):
     """The part of [`FlashSlothProcessor`] that expands placeholders: upstream's methods, overridden."""
 
     skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "frame_labels", "tokens_per_frame"]
+
+    if TYPE_CHECKING:  # upstream's own types know messages of text only
+
+        def apply_chat_template(self, conversation: list, chat_template: str | None = None, **kwargs: Any) -> Any:
+            """As upstream's."""
 
     @property
     def model_input_names(self) -> list[str]:
