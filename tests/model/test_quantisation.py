@@ -187,7 +187,7 @@ def test_dynamic_quantisation_by_torch(dtype, tolerance):
 
 
 class Packed(nn.Module):
-    """Stands in for linears of quantisers that cannot run here: its weight says nothing of the numbers it stands for."""
+    """Stands in for linears of quantisers that cannot run here: its weight says nothing of its numbers."""
 
     def __init__(self, linear: nn.Linear, packed: torch.dtype):
         super().__init__()
