@@ -11,7 +11,7 @@ from transformers import BitsAndBytesConfig, QuantoConfig, TorchAoConfig
 from tests.small_model import QUERY, inputs_of, small_model
 from tests.tiny_backbones import TEXT, VISION, build, small
 from transformers_flashsloth import FlashSlothForConditionalGeneration
-from transformers_flashsloth.model.quantisation import KEPT, SKIP_LISTS, UNPACKABLE, decoder_only
+from transformers_flashsloth.model.pretrained_flashsloth import KEPT, SKIP_LISTS, UNPACKABLE, decoder_only
 
 INPUTS = inputs_of([0, 1, 2])
 
