@@ -24,8 +24,9 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .assets import TRAINED_STYLES, UNSEEN_STYLE, load_easy_vqa
+from .canvas import IMAGE_SIZE
 from .questions import Turn, questions_about
-from .scenes import IMAGE_SIZE, KINDS, scene_of
+from .scenes import KINDS, scene_of
 from .train import DEFAULT_CHECKPOINT
 
 QUESTIONS_PER_FAMILY = 1000

@@ -9,7 +9,8 @@ import torch
 from conversion.default_model.canvas import IMAGE_SIZE
 from conversion.default_model.grounding import Grounding, grounding_loss, grounding_of, recorded_scores
 from conversion.default_model.questions import Turn, questions_about
-from conversion.default_model.scenes import GRID, KINDS, PATCH_SIZE, Scene, Thing, scene_of
+from conversion.default_model.scene import GRID, PATCH_SIZE, Scene, Thing
+from conversion.default_model.scenes import KINDS, scene_of
 from tests.default_model.fakes import fake_glyphs
 from transformers_flashsloth.model.embedded_query import CrossAttention
 
