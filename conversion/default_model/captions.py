@@ -30,13 +30,15 @@ OPENINGS = (
     "Here is ",
 )
 _PLACE_OF = {said: place for place, said in PLACES.items()}
-_ITEM = re.compile(rf"(?:a|an|some) (.+?) ({'|'.join(sorted(map(re.escape, _PLACE_OF), key=len, reverse=True))})")
+_ITEM = re.compile(
+    rf"(?:a|an|some) ((?:\w+ )?(?!and )\w+) ({'|'.join(sorted(map(re.escape, _PLACE_OF), key=len, reverse=True))})"
+)
 
 
 def description(scene: Scene) -> str | None:
     """The one description of `scene`; None where a place is not clear, or nobody knows what is shown."""
-    places = scene.places() if scene.owner is not None else [None]
-    if None in places:
+    places = scene.places()
+    if None in places or not places:
         return None
     shown = sorted((tuple(PLACES).index(place), thing.words) for place, thing in zip(places, scene.things, strict=True))
     said = tuple(PLACES.values())

@@ -49,8 +49,8 @@ class Grounding(NamedTuple):
     """By each of the nine queries, (B, R, 9, 144) bool; none where nothing is counted."""
 
 
-def grounding_of(scenes: list[Scene], turns: list[list[Turn]]) -> Grounding:
-    """Where to look for the answer to each turn about its scene."""
+def grounding_of(scenes: list[Scene], turns: list[list[Turn]], num_queries: int = NINTHS) -> Grounding:
+    """Where to look for the answer to each turn about its scene; other than nine queries count together."""
     looked_at = np.zeros((len(scenes), max(map(len, turns)), GRID * GRID), bool)
     counted = np.zeros((*looked_at.shape[:2], NINTHS, GRID * GRID), bool)
     for row, (scene, row_turns) in enumerate(zip(scenes, turns, strict=True)):
@@ -59,7 +59,7 @@ def grounding_of(scenes: list[Scene], turns: list[list[Turn]]) -> Grounding:
         shown, middles = scene.covered() >= MIN_COVER, scene.middles()  # (144, things), (things,)
         for run, turn in enumerate(row_turns):
             about = list(turn.about)
-            if turn.family in ("count", "describe"):
+            if turn.family in ("count", "describe") and num_queries == NINTHS:
                 counted[row, run] = _counted(shown, middles, about)
             else:
                 looked_at[row, run] = shown[:, about].any(-1) if about else ~shown.any(-1)

@@ -83,7 +83,7 @@ class RowEncoder:
         """A batch of one conversation a scene, with up to `num_turns` questions each."""
         turns = [self.turns(scene, num_turns, random) for scene in scenes]
         rows = [self.conversation(row_turns, tokens) for row_turns in turns]
-        return self._batch(rows, patches, grounding_of(scenes, turns))
+        return self._batch(rows, patches, grounding_of(scenes, turns, len(self.queries)))
 
     def captions(self, scenes: list[Scene], patches: torch.Tensor, tokens: int, random: Random) -> Batch:
         """A batch of one caption a scene; a scene of which nobody knows what it shows is left out."""

@@ -76,10 +76,15 @@ class Scene:
         return PatchLabels(names, colours, centres)
 
     def places(self) -> list[str | None]:
-        """One of `PLACES` for each thing: its corner, or the ninth of its middle, None within 2 pixels of another."""
+        """One of `PLACES` for each thing: its corner, or else the ninth in which its middle lies.
+
+        None where nobody knows, or within 2 pixels of another ninth.
+        """
         return [thing.corner or self._ninth(index) for index, thing in enumerate(self.things)]
 
     def _ninth(self, index: int) -> str | None:
+        if self.owner is None:
+            return None
         middle = [axis.mean() + 0.5 for axis in np.nonzero(self.owner == index)]
         if any(abs(at - edge) < CLEAR for at in middle for edge in (IMAGE_SIZE / 3, IMAGE_SIZE * 2 / 3)):
             return None
