@@ -13,6 +13,7 @@ Nothing makes nine queries differ by itself. Questions of the last kind do, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -47,6 +48,12 @@ class Grounding(NamedTuple):
     """By all queries together, (B, R, 144) bool; none where things are counted."""
     counted: torch.Tensor
     """By each of the nine queries, (B, R, 9, 144) bool; none where nothing is counted."""
+
+    def in_windows(self, count: int) -> Grounding:
+        """The same for `count` square windows instead of patches: one is looked at if a patch of it is."""
+        side = math.isqrt(count)
+        windows = [part.unflatten(-1, (side, -1, side, GRID // side)) for part in self]
+        return Grounding(*[part.any(-1).any(-2).flatten(-2) for part in windows])
 
 
 def grounding_of(scenes: list[Scene], turns: list[list[Turn]], num_queries: int = NINTHS) -> Grounding:

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
 from transformers_flashsloth import FlashSlothForConditionalGeneration
+
+ImagesOf = Callable[[FlashSlothForConditionalGeneration, torch.Tensor], BaseModelOutputWithPooling]
+"""What decoder and EmbQ see of patches (views, P, Dv)."""
+
+
+def images_of(model: FlashSlothForConditionalGeneration, patches: torch.Tensor) -> BaseModelOutputWithPooling:
+    """The decoder sees pooled tokens, EmbQ all patches: FlashSloth."""
+    tokens = model.model.multi_modal_projector(patches)
+    return BaseModelOutputWithPooling(last_hidden_state=patches, pooler_output=tokens)
+
+
+def pooled_images_of(model: FlashSlothForConditionalGeneration, patches: torch.Tensor) -> BaseModelOutputWithPooling:
+    """EmbQ, too, sees no more than pooling leaves, (views, T, Dv)."""
+    projector = model.model.multi_modal_projector
+    return BaseModelOutputWithPooling(last_hidden_state=projector.pooling(patches), pooler_output=projector(patches))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 
 from .features import FeatureBank, fingerprint
 from .grounding import attention_maps, grounding_loss, overlap_loss, recorded_scores
 from .optimisation import CHECKPOINT_SECONDS, Budget, Optimisers, made_ahead, save_checkpoint
-from .parts import pooled_in_windows, without_embq
+from .parts import ImagesOf, images_of, pooled_in_windows, without_embq
 from .rows import IGNORED, Batch, RowEncoder
 
 TURNS = (1, 2, 4, 5, 6)
@@ -45,10 +43,10 @@ class Stage:
 
 
 WINDOWS = {3: 0.7, 2: 0.06, 4: 0.08, 6: 0.08, 12: 0.08}
-ALIGNMENT = Stage("alignment", rows=128, captions=1.0, windows=WINDOWS)
+ALIGNMENT = Stage("alignment", rows=64, captions=1.0, windows=WINDOWS)
 INSTRUCTION = Stage(
     "instruction",
-    rows=64,
+    rows=32,
     captions=0.15,
     blindfolded=0.2,
     losses={"grounding": 0.3, "overlap": 0.5},
@@ -83,10 +81,9 @@ def run_stage(
     path: Path,
     budget: Budget,
     seed: int,
-    losses_of: Callable | None = None,
+    images_of: ImagesOf = images_of,
 ) -> None:
     """Train everything behind the tower until `budget` is spent, checkpointing at `path` and going on from there."""
-    losses_of = losses_of or stage_losses
     device = model.device
     model.model.vision_tower.requires_grad_(False)
     optimisers = Optimisers([model], MATRIX_LR, OTHER_LR)
@@ -124,7 +121,7 @@ def run_stage(
                 pooled_in_windows(model, window),
                 nullcontext() if reads else without_embq(model),
             ):
-                losses = losses_of(model, batch)
+                losses = stage_losses(model, batch, images_of)
             weighted = [stage.losses.get(name, 0.0) * loss for name, loss in losses.items() if name != "answers"]
             optimisers.step(sum(weighted, losses["answers"]), budget.factor(step))
             step += 1
@@ -146,11 +143,11 @@ def load_trained(model: FlashSlothForConditionalGeneration, state: dict[str, tor
         raise ValueError(f"The checkpoint is not of this model; it differs in {', '.join(unknown)}.")
 
 
-def stage_losses(model: FlashSlothForConditionalGeneration, batch: Batch) -> dict[str, torch.Tensor]:
+def stage_losses(
+    model: FlashSlothForConditionalGeneration, batch: Batch, images_of: ImagesOf = images_of
+) -> dict[str, torch.Tensor]:
     """The language loss on captions or answers and, where EmbQ reads, those on where it looks; scalars."""
-    patches = batch.patches.to(model.dtype)
-    tokens = model.model.multi_modal_projector(patches)
-    images = BaseModelOutputWithPooling(last_hidden_state=patches, pooler_output=tokens)
+    images = images_of(model, batch.patches.to(model.dtype))
     embq = model.model.embq
     with recorded_scores(embq.image_attention) if embq is not None else nullcontext([]) as scores:
         hidden_states = model.model(
@@ -165,6 +162,7 @@ def stage_losses(model: FlashSlothForConditionalGeneration, batch: Batch) -> dic
     if scores and batch.grounding is not None:
         asked = batch.grounding.looked_at.any(-1) | batch.grounding.counted.any((-2, -1))  # (B, R)
         maps = attention_maps(scores[0], asked.shape[1])
-        losses["grounding"] = grounding_loss(maps, batch.grounding)
-        losses["overlap"] = overlap_loss(maps, asked)
+        losses["grounding"] = grounding_loss(maps, batch.grounding.in_windows(maps.shape[-1]))
+        if maps.shape[2] > 1:
+            losses["overlap"] = overlap_loss(maps, asked)
     return losses

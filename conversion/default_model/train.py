@@ -21,7 +21,12 @@ from transformers import (
 )
 
 import transformers_flashsloth
-from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothImageProcessor, FlashSlothProcessor
+from transformers_flashsloth import (
+    FlashSlothConfig,
+    FlashSlothForConditionalGeneration,
+    FlashSlothImageProcessor,
+    FlashSlothProcessor,
+)
 
 from .architecture import initialise, model_config
 from .canvas import IMAGE_SIZE
@@ -71,12 +76,11 @@ def export(model: FlashSlothForConditionalGeneration, tokenizer: PreTrainedToken
         max_new_tokens=LONGEST_ANSWER,
     )
     model.save_pretrained(output)
-    processor(tokenizer).save_pretrained(output)
+    processor(model.config, tokenizer).save_pretrained(output)
 
 
-def processor(tokenizer: PreTrainedTokenizerBase) -> FlashSlothProcessor:
-    """The default's processor: one view of 96 pixels."""
-    config = model_config(tokenizer)
+def processor(config: FlashSlothConfig, tokenizer: PreTrainedTokenizerBase) -> FlashSlothProcessor:
+    """The processor of a model with this config: one view of 96 pixels."""
     return FlashSlothProcessor(
         image_processor=FlashSlothImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),
         tokenizer=tokenizer,
@@ -84,7 +88,7 @@ def processor(tokenizer: PreTrainedTokenizerBase) -> FlashSlothProcessor:
         query_token=QUERY,
         num_query_tokens=config.num_query_tokens,
         patch_size=PATCH_SIZE,
-        pooling_window=config.pooling_window,
+        pooling_window=config.window,
     )
 
 
