@@ -67,7 +67,8 @@ class Draw:
         tokens = (self.side // window) ** 2
         numbers = [random.randrange(self.bank.count) for _ in range(stage.rows)]
         scenes, patches = [self.bank.pictures[number] for number in numbers], self.bank[numbers]
-        if random.random() < stage.captions:
+        known = any(scene.owner is not None for scene in scenes)
+        if random.random() < stage.captions and known:
             return self.encoder.captions(scenes, patches, tokens, random), window, True
         batch = self.encoder.questions(scenes, patches, random.choice(TURNS), tokens, random)
         return batch, window, random.random() >= stage.blindfolded
