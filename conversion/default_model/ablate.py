@@ -76,7 +76,7 @@ class Ablation:
 
     def _stages(self, variant: Variant) -> list[tuple[Stage, int]]:
         """Stages and their batches; without the first, the second gets as many rows more."""
-        alignment, instruction = self.size.stage(ALIGNMENT), self.size.stage(INSTRUCTION)
+        alignment, instruction = (self.size.stage(stage, variant) for stage in (ALIGNMENT, INSTRUCTION))
         if variant.aligned:
             return [(alignment, self.size.alignment), (instruction, self.size.instruction)]
         return [(instruction, self.size.instruction + self.size.alignment * alignment.rows // instruction.rows)]

@@ -45,18 +45,19 @@ class Size:
     """How much each run trains and answers."""
 
     pictures: int = 30_000
-    alignment: int = 120
+    alignment: int = 500
     """Batches of stage 1."""
-    instruction: int = 300
+    instruction: int = 1200
     """Batches of stage 2."""
     questions: int = 300
     """Of each family."""
     rows: int | None = None
     """Rows a batch, where not each stage's own."""
 
-    def stage(self, stage: Stage) -> Stage:
-        """`stage` with batches of this size, in one window: there is none that every variant could change."""
-        return replace(stage, rows=self.rows or stage.rows, windows={3: 1.0})
+    def stage(self, stage: Stage, variant: Variant) -> Stage:
+        """`stage` with batches of this size, and without windows for a variant that does not pool."""
+        windows = {1: 1.0} if variant.choices.get("pooling") == "none" else stage.windows
+        return replace(stage, rows=self.rows or stage.rows, windows=windows)
 
 
 TINY = Size(pictures=32, alignment=2, instruction=2, questions=2, rows=4)
