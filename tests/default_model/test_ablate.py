@@ -70,7 +70,7 @@ def test_a_finished_run_is_kept(ablation, monkeypatch):
 
 def test_without_the_first_stage_the_second_has_its_rows(ablation):
     ablation.size = Size(alignment=10, instruction=7)
-    (alignment, first), (instruction, second) = ablation._stages(VARIANTS["full"])
+    (_, first), (instruction, second) = ablation._stages(VARIANTS["full"])
     ((alone, steps),) = ablation._stages(VARIANTS["unaligned"])
     assert (first, second) == (10, 7) and alone == instruction
     assert steps * INSTRUCTION.rows == first * ALIGNMENT.rows + second * INSTRUCTION.rows
