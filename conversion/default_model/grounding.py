@@ -2,7 +2,7 @@
 
 Without it EmbQ finds a lone thing soon but takes very long to learn which of several a question is about. The rule:
 
-- half of all attention goes to the things that the answer is read from;
+- nearly all attention goes to the things that the answer is read from;
 - where a thing is asked for that is not there, it goes to the background;
 - to count and to describe, each of the nine queries watches one ninth of the picture: it looks at a thing that is meant
   and whose middle lies there, or at the ground if there is none. The number is then a sum of nine yes or no; a share of
@@ -30,9 +30,9 @@ MIN_COVER = 0.3
 """Share of a patch that a thing must cover for the patch to show it."""
 NINTHS = 9
 """Parts of the picture that are counted apart, and queries that watch one each."""
-ENOUGH = 0.5
+ENOUGH = 0.9
 """Share of all queries' attention that must fall on what a question is about."""
-MAX_OVERLAP = 0.5
+MAX_OVERLAP = 0.6
 """Mean share of attention that two queries may have in common."""
 PLACES = np.stack(np.divmod(np.arange(GRID * GRID), GRID), -1)
 """Row and column of each patch, (144, 2)."""
