@@ -19,13 +19,14 @@ test: lint .venv-test/bin/pytest .venv-oldest/bin/pytest
 lint: .venv-test/bin/pytest
 	.venv-test/bin/ruff check
 	.venv-test/bin/ruff format --check
+	.venv-test/bin/mypy tests/typed_user.py
 
 # Transformers' own shared tests on our classes, fetched from PyPI.
 conformance: .venv-test/bin/pytest
 	.venv-test/bin/pytest -m slow tests/model/test_conformance.py
 
 # As a user installs it, from a wheel, with nothing but what it requires.
-.venv/bin/flashsloth: constraints.txt pyproject.toml $(wildcard src/transformers_flashsloth/* src/transformers_flashsloth/*/*)
+.venv/bin/flashsloth: constraints.txt pyproject.toml $(wildcard src/*.py src/transformers_flashsloth/* src/transformers_flashsloth/*/*)
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --constraint constraints.txt .
 

@@ -6,6 +6,8 @@ from itertools import pairwise
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from transformers_flashsloth.model.prompt_memory import CACHE
+
 from .machine import ceilings, describe
 from .measure import Clock, FlopCounter, Mark, PeakMemory
 from .ours import PRESETS, Floor, ask_flashsloth, ask_floor, build_flashsloth
@@ -87,16 +89,14 @@ class Sampler:
         flops = subject.stages.totals(lambda start, end: {"flops": end - start})
         flops = {stage: values.get("flops", 0) for stage, values in flops.items()}
         total = counter.get_total_flops()
-        memory = getattr(output.past_key_values, "prompt_memory", None)
+        memory = getattr(output[CACHE], "prompt_memory", None)
         return {
             "visual_tokens": subject.num_visual_tokens(inputs),
             "prompt_tokens": inputs["input_ids"].shape[1],
             "flops": flops | {"other": total - sum(flops.values()), "total": total},
             "weight_bytes": subject.weight_bytes,
             "decoding_bytes": subject.decoding_bytes,
-            "kv_bytes": sum(
-                _bytes(part) for layer in output.past_key_values.layers for part in (layer.keys, layer.values)
-            ),
+            "kv_bytes": sum(_bytes(part) for layer in output[CACHE].layers for part in (layer.keys, layer.values)),
             "memory_bytes": _bytes(memory.image_features) if memory else 0,
         }
 
@@ -129,9 +129,9 @@ class Sampler:
         """Seconds of a decoding step of `settings.batch` rows, which go on from copies of one row's cache."""
         rows, steps = self.settings.batch, self.settings.new_tokens
         ids = torch.cat([inputs["input_ids"], output.sequences[:, -1 - steps :]], dim=1).repeat(rows, 1)
-        cache, tokens = output.past_key_values, TokenClock(self.clock, subject.stages)
+        cache, tokens = output[CACHE], TokenClock(self.clock, subject.stages)
         cache.batch_repeat_interleave(rows)
-        generate(subject, {"input_ids": ids, "past_key_values": cache}, 1 + steps, tokens)
+        generate(subject, {"input_ids": ids, CACHE: cache}, 1 + steps, tokens)
         return tokens.step()
 
 

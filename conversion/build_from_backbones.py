@@ -10,22 +10,24 @@ directories or Hub ids; the new model is all that is in memory.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from command_line import run
-
+from flashsloth_command import finish
 from transformers_flashsloth.building.checkpoint import build_checkpoint
+from transformers_flashsloth.checkpoints.opening import input_errors
+from transformers_flashsloth.checkpoints.options import DTYPES
 
 DECODER = "microsoft/phi-2"
 VISION = "google/siglip-so400m-patch14-384"
 
 
-def main() -> str:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("destination", metavar="DST", type=Path, help="directory that does not exist yet")
     parser.add_argument("--decoder", default=DECODER, help="directory or Hub id (default: %(default)s)")
     parser.add_argument("--vision", default=VISION, help="directory or Hub id (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto")
     parser.add_argument("--image-hd", action="store_true", help="read images in high definition")
     parser.add_argument("--seed", type=int, default=0, help="of the new parts (default: %(default)s)")
     for name in (
@@ -41,9 +43,11 @@ def main() -> str:
     parser.add_argument("--pooling", default=argparse.SUPPRESS, help="attention, average or none")
     options = vars(parser.parse_args())
     destination = options["destination"]
-    model = build_checkpoint(options.pop("destination"), options.pop("decoder"), options.pop("vision"), **options)
-    return f"Wrote a new FlashSloth of {model.num_parameters():,} parameters ({model.dtype}) to {destination}."
+    with input_errors():
+        model = build_checkpoint(options.pop("destination"), options.pop("decoder"), options.pop("vision"), **options)
+    print(f"Wrote a new FlashSloth of {model.num_parameters():,} parameters ({model.dtype}) to {destination}.")
+    return 0
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(finish(main))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.goldens import seeded
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
-from transformers_flashsloth.model.authors_checkpoint import AUTHORS_TO_OURS
+from transformers_flashsloth.authors.format import AUTHORS_TO_OURS
 
 GOLDENS = Path(__file__).parent / "goldens"
 CASES = ("sd_single", "hd_single", "sd_train_batch", "hd_train_batch")

@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from transformers_flashsloth import __main__ as command
+import flashsloth_command as command
 from transformers_flashsloth.asking.conversation import Conversation
 
 
@@ -134,7 +134,7 @@ def test_bad_input_ends_in_one_line(name, image, tmp_path, options, capsys, monk
     assert err.startswith("flashsloth: error: ") and named in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["ask", "a.png"], ["ask", "a.png", "What?", "--max-new-tokens", "0"], []])
+@pytest.mark.parametrize("arguments", [["ask", "a.png"], ["ask", "a.png", "What?", "--max-new-tokens", "0"]])
 def test_wrong_arguments_end_with_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as ending:
         command.main(arguments)
@@ -203,3 +203,39 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 1024)
     except OSError:  # Linux's way to say that the other end is closed
         return b""
+
+
+HELP = """
+import sys
+from flashsloth_command import main
+code = main(sys.argv[1:])
+heavy = {"torch", "transformers", "transformers_flashsloth", "numpy", "PIL"} & sys.modules.keys()
+sys.exit(f"imported {heavy}" if heavy else code)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], []])
+def test_help_imports_nothing_heavy(arguments):
+    process = subprocess.run([sys.executable, "-c", HELP, *arguments], capture_output=True, text=True)
+    assert process.returncode == (0 if arguments else 2), process.stderr
+    assert (process.stdout or process.stderr).startswith(("usage: flashsloth", "flashsloth 0"))
+
+
+def test_help_names_every_command_and_each_has_its_own(capsys):
+    assert command.main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name in command.COMMANDS:
+        assert f"  {name} " in listed
+        with pytest.raises(SystemExit) as ending:
+            command.main([*name.split(), "--help"])
+        assert ending.value.code == 0
+        assert f"flashsloth {name}" in " ".join(capsys.readouterr().out.split()) or name.startswith("train")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["aks"], "'aks'"), (["train"], "'train'"), (["train", "lora2"], "'train lora2'")]
+)
+def test_an_unknown_command_ends_with_those_there_are(arguments, said, capsys):
+    assert command.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert f"no command {said}" in err and "choose one of: " in err and err.startswith("usage: flashsloth")

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests import notebook_process
-from tests.model.hub_server import TOKEN, Hub
+from tests.publishing.hub_server import TOKEN, Hub
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 

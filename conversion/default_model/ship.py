@@ -14,9 +14,17 @@ from pathlib import Path
 
 from .train import DEFAULT_CHECKPOINT
 
+# The package is there, so that its checkpoint carries no code but this, which imports it for `trust_remote_code=True`.
+IMPORTER = "installed_package.py"
+AUTO_MAPS = {
+    "config.json": {"AutoConfig": "installed_package.FlashSlothConfig"},
+    "processor_config.json": {"AutoProcessor": "installed_package.FlashSlothProcessor"},
+}
+
 
 def ship(trained: Path, package: Path = DEFAULT_CHECKPOINT) -> None:
     """Replace the files in `package` by those of `trained`: weights, configs, tokenizer, processor and template."""
+    importer = (DEFAULT_CHECKPOINT / IMPORTER).read_bytes()
     shutil.rmtree(package, ignore_errors=True)
     package.mkdir(parents=True)
     for source in trained.iterdir():
@@ -26,7 +34,10 @@ def ship(trained: Path, package: Path = DEFAULT_CHECKPOINT) -> None:
         shutil.copyfile(source, target)
         if source.name.endswith("config.json"):
             entries = _without_auto_map(json.loads(source.read_text(encoding="utf-8")))
+            if source.name in AUTO_MAPS:
+                entries = dict(sorted((entries | {"auto_map": AUTO_MAPS[source.name]}).items()))
             target.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (package / IMPORTER).write_bytes(importer)
 
 
 def _without_auto_map(value: object) -> object:

@@ -2,6 +2,7 @@
 
 import re
 
+import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -16,9 +17,14 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # `transformers` has it with torchvision
 
 from .authors.auto import AuthorsModel, AuthorsProcessor
+from .authors.format import ARCHITECTURE, AUTHORS_TO_OURS
+from .authors.loading import AuthorsFormat
+from .building.acceptance import Acceptance
+from .building.backbones import from_backbones
 from .model.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, DORA_SAVED_TO_LOADED, OUTSIDE_THE_DECODER
-from .model.authors_checkpoint import AUTHORS_TO_OURS
 from .model.configuration_flashsloth import FlashSlothConfig
+from .model.decoders import ACCEPTANCE
+from .model.foreign_formats import FOREIGN_FORMATS
 from .model.image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorTorchvision
 from .model.modeling_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel
 from .model.pretrained_flashsloth import FlashSlothPreTrainedModel
@@ -53,9 +59,15 @@ register_checkpoint_conversion_mapping(
     + [WeightRenaming(*DORA_SAVED_TO_LOADED)],
     overwrite=True,
 )
+ACCEPTANCE[:] = [Acceptance()]
+FOREIGN_FORMATS[:] = [AuthorsFormat()]
 AutoModelForImageTextToText.register(PhiConfig, AuthorsModel, exist_ok=True)
 AutoModelForMultimodalLM.register(PhiConfig, AuthorsModel, exist_ok=True)
 AutoProcessor.register(PhiConfig, AuthorsProcessor, exist_ok=True)
+
+# TRL and pipelines look in `transformers` for the class that config.json names under `architectures`: ours, and theirs.
+for _architecture in (FlashSlothForConditionalGeneration.__name__, ARCHITECTURE):
+    setattr(transformers, _architecture, FlashSlothForConditionalGeneration)
 
 __version__ = "0.1.0"
 
@@ -71,4 +83,5 @@ __all__ = [
     "FlashSlothPreTrainedModel",
     "FlashSlothProcessor",
     "FlashSlothVideoProcessor",
+    "from_backbones",
 ]

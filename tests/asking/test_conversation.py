@@ -1,3 +1,4 @@
+import importlib.util
 import json
 
 import pytest
@@ -5,7 +6,8 @@ import torch
 from PIL import Image
 
 from transformers_flashsloth.asking import conversation as conversation_module
-from transformers_flashsloth.asking.conversation import Conversation, InputError
+from transformers_flashsloth.asking.conversation import Conversation
+from transformers_flashsloth.checkpoints.opening import InputError
 
 
 @pytest.fixture
@@ -92,7 +94,7 @@ def test_weights_are_float32_on_a_cpu_and_as_saved_elsewhere(image, tiny_checkpo
     directory = image + ".bf16"
     saved.model.save_pretrained(directory)
     saved.processor.save_pretrained(directory)
-    monkeypatch.setattr(conversation_module, "_usable_device", lambda _: torch.device(device))
+    monkeypatch.setattr(conversation_module, "usable_device", lambda _: torch.device(device))
     monkeypatch.setattr(torch.nn.Module, "to", lambda model, *_: model)
 
     assert Conversation([image], checkpoint=directory).model.dtype == dtype
@@ -146,3 +148,44 @@ def test_a_video_that_cannot_be_read_is_refused_at_once(tiny_checkpoint, tmp_pat
         Conversation([str(tmp_path / "clip.webm")], checkpoint=tiny_checkpoint, device="cpu")
     with pytest.raises(InputError, match="there is no video file"):
         Conversation([str(tmp_path / "nothing.mp4")], checkpoint=tiny_checkpoint, device="cpu")
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_loading_in_few_bits_needs_bitsandbytes(load_in, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "transformers_flashsloth.checkpoints.opening.find_spec",
+        lambda name: None if name == "bitsandbytes" else real(name),
+    )
+    with pytest.raises(InputError, match=f"loading in {load_in} needs bitsandbytes: pip install bitsandbytes"):
+        Conversation([], load_in=load_in)
+
+
+def test_the_decoder_is_loaded_in_few_bits(monkeypatch):
+    """By transformers' own config, with the device that computes; nothing is moved afterwards."""
+    monkeypatch.setattr("transformers_flashsloth.checkpoints.opening.find_spec", lambda name: True)
+    seen = {}
+    monkeypatch.setattr(conversation_module, "open_model", lambda checkpoint, **options: seen.update(options))
+    assert Conversation([], load_in="4bit", device="cpu").model is None
+    config = seen["quantization_config"]
+    assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4" and not config.load_in_8bit
+    assert seen["device_map"] == {"": torch.device("cpu")}
+    assert Conversation([], load_in="8bit", device="cpu").model is None
+    assert seen["quantization_config"].load_in_8bit
+    with pytest.raises(InputError, match="4bit or 8bit, not in '2bit'"):
+        Conversation([], load_in="2bit")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_answers_in_8_bits_and_refuses_4_where_they_do_not_fit(image):
+    assert Conversation([image], load_in="8bit", device="cpu").ask("What?")
+    with pytest.raises(InputError, match="multiple of 64 inputs, but this model has some of 160: load it in 8bit"):
+        Conversation([image], load_in="4bit", device="cpu").ask("What?")
+
+
+def test_the_number_of_visual_tokens(image):
+    conversation = Conversation([image], visual_tokens=4)
+    conversation.ask("What?")
+    assert (conversation.inputs["input_ids"] == conversation.processor.image_token_id).sum() == 4
+    with pytest.raises(InputError, match="5 visual tokens; the model's patches make 1, 4, 9, 16, 36, 144"):
+        Conversation([image], visual_tokens=5)

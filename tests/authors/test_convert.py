@@ -10,18 +10,18 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
-import command_line
-import convert_checkpoint
 import pytest
 import torch
-from convert_checkpoint import convert
 from safetensors.torch import load_file
 
+from flashsloth_command import main
 from tests.authors_directory import authors_weights, write_authors_checkpoint, write_json, write_shards
 from tests.golden_model import load_case
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration, FlashSlothProcessor
-from transformers_flashsloth.model.authors_checkpoint import to_our_name
-from transformers_flashsloth.model.checkpoint_files import CheckpointFiles
+from transformers_flashsloth.authors import command
+from transformers_flashsloth.authors.convert import convert
+from transformers_flashsloth.authors.format import to_our_name
+from transformers_flashsloth.checkpoints.weights import CheckpointFiles
 
 
 @pytest.fixture(scope="module")
@@ -192,16 +192,17 @@ class TestNothingHalfWritten:
     def test_kill_and_start_again(self, authors_directory, tmp_path):
         """A killed run leaves DST untouched; the next one clears up after it."""
         script = (
-            "import os, signal, sys, weight_stream, convert_checkpoint\n"
+            "import os, signal, sys\n"
+            "from pathlib import Path\n"
+            "from transformers_flashsloth.authors import convert\n"
             "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
-            "class Files(convert_checkpoint.CheckpointFiles):\n"
+            "class Files(convert.CheckpointFiles):\n"
             "    def read(self, name): return die() if 'lm_head' in name else super().read(name)\n"
-            "convert_checkpoint.CheckpointFiles = Files\n"
-            "convert_checkpoint.convert(*map(convert_checkpoint.Path, sys.argv[1:]))\n"
+            "convert.CheckpointFiles = Files\n"
+            "convert.convert(*map(Path, sys.argv[1:]))\n"
         )
-        environment = os.environ | {"PYTHONPATH": str(Path(convert_checkpoint.__file__).parent)}
         ours = tmp_path / "ours"
-        process = subprocess.run([sys.executable, "-c", script, authors_directory, ours], env=environment)
+        process = subprocess.run([sys.executable, "-c", script, authors_directory, ours])
         assert process.returncode == -signal.SIGKILL
         assert [file.name for file in tmp_path.iterdir()] == ["ours.partial"]
         assert (tmp_path / "ours.partial" / "model.safetensors").stat().st_size > 1_000_000
@@ -210,33 +211,33 @@ class TestNothingHalfWritten:
 
 
 class TestCommand:
-    def run(self, monkeypatch, *arguments) -> int:
-        monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, arguments)])
+    def run(self, *arguments) -> int:
         try:
-            command_line.run(convert_checkpoint.main)
+            return main(["convert", *map(str, arguments)])
         except SystemExit as exit:
             return exit.code
-        return 0
 
     def test_summary_and_one_line_errors(self, authors_directory, tmp_path, monkeypatch, capsys):
-        assert self.run(monkeypatch, authors_directory, tmp_path / "ours", "--dtype", "float16") == 0
+        assert self.run(authors_directory, tmp_path / "ours", "--dtype", "float16") == 0
         output = capsys.readouterr()
         assert "51,384,706 bytes of float16" in output.out and "Read them back: equal.\n" in output.out
-        assert self.run(monkeypatch, authors_directory, tmp_path / "ours") == 2
+        assert self.run(authors_directory, tmp_path / "ours") == 2
         output = capsys.readouterr()
         assert not output.out
-        assert output.err == f"error: {tmp_path / 'ours'} exists already: remove it or choose another place.\n"
+        assert (
+            output.err == f"flashsloth: error: {tmp_path / 'ours'} exists already: remove it or choose another place.\n"
+        )
 
     def test_the_authors_format_is_not_pushed(self, tmp_path, monkeypatch, capsys):
         options = ("--push-to-hub", "me/sloth", "--to-authors-format")
-        assert self.run(monkeypatch, tmp_path, tmp_path / "theirs", *options) == 2
+        assert self.run(tmp_path, tmp_path / "theirs", *options) == 2
         assert "leave --to-authors-format out" in capsys.readouterr().err
 
     def test_push_to_hub(self, authors_directory, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(convert_checkpoint, "push_to_hub", lambda *arguments, **options: f"{arguments} {options}")
+        monkeypatch.setattr(command, "push_to_hub", lambda *arguments, **options: f"{arguments} {options}")
         ours = tmp_path / "ours"
         options = ("--push-to-hub", "me/sloth", "--private", "--scores", "hd", "--no-verify")
-        assert self.run(monkeypatch, authors_directory, ours, *options) == 0
+        assert self.run(authors_directory, ours, *options) == 0
         output = capsys.readouterr().out
         assert output.endswith(f"Uploaded it to {(ours, 'me/sloth')} {{'private': True, 'scores': 'hd'}}.\n")
         assert "Not read back." in output

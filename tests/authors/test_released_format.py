@@ -26,13 +26,13 @@ from transformers_flashsloth import (
     FlashSlothModel,
     FlashSlothProcessor,
 )
-from transformers_flashsloth.model.authors_checkpoint import (
+from transformers_flashsloth.authors.format import (
     config_from_authors,
     config_to_authors,
     to_authors_name,
     to_our_name,
 )
-from transformers_flashsloth.model.loading_flashsloth import model_shapes
+from transformers_flashsloth.authors.loading import model_shapes
 
 RELEASED_CONFIG = json.loads((GOLDENS / "released_config.json").read_text())
 PROMPTS = json.loads((GOLDENS / "prompts.json").read_text(encoding="utf-8"))["cases"]
@@ -84,7 +84,7 @@ class TestNames:
     def test_the_released_checkpoint_has_our_tensors_each_once(self):
         released = json.loads((GOLDENS / "released_checkpoint_keys.json").read_text())
         config = FlashSlothConfig.from_dict(config_from_authors(RELEASED_CONFIG))
-        shapes = model_shapes(FlashSlothForConditionalGeneration, config)
+        shapes = model_shapes(config)
         assert len(released) == 905
         assert {to_our_name(name): tuple(shape) for name, shape in released.items()} == shapes
         assert [to_authors_name(to_our_name(name)) for name in released] == list(released)
@@ -172,7 +172,7 @@ class TestModel:
         sizes = {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 6, "num_hidden_layers": 9}
         vision = CONFIG["vision_config"] | {"image_size": 84, "num_hidden_layers": 2, "intermediate_size": 32}
         config = FlashSlothConfig.from_dict(config_from_authors(CONFIG | sizes | {"vision_config": vision}))
-        shapes = model_shapes(FlashSlothForConditionalGeneration, config)
+        shapes = model_shapes(config)
         weights = {to_authors_name(name): torch.zeros(shape) for name, shape in shapes.items()}
         _, report = load(
             write_authors_checkpoint(tmp_path, weights, **sizes, vision_config=vision), output_loading_info=True

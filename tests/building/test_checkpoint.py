@@ -158,9 +158,10 @@ def test_what_fails_half_way_leaves_nothing(phi, vision, tmp_path, monkeypatch):
         build_checkpoint(tmp_path / "new", "no such decoder", str(vision))  # said before anything is read
 
 
-def test_the_command_of_conversion(phi, vision, tmp_path, monkeypatch):
+def test_the_command_of_conversion(phi, vision, tmp_path, monkeypatch, capsys):
     options = ["--decoder", str(phi), "--vision", str(vision), "--embq-layer", "3", "--pooling", "average"]
     monkeypatch.setattr("sys.argv", ["build_from_backbones.py", str(tmp_path / "new"), *options])
-    assert "Wrote a new FlashSloth of" in build_from_backbones.main()
+    assert build_from_backbones.main() == 0
+    assert "Wrote a new FlashSloth of" in capsys.readouterr().out
     config = FlashSlothForConditionalGeneration.from_pretrained(tmp_path / "new").config
     assert (config.embq_layer, config.pooling) == (3, "average")

@@ -5,7 +5,7 @@ import torch
 
 from tests.chat_tokenizers import CHATS, build_chat_tokenizer
 from transformers_flashsloth import FlashSlothImageProcessor, FlashSlothProcessor
-from transformers_flashsloth.model.decoder_chat import extend_chat_template, user_prefix_ids
+from transformers_flashsloth.building.decoder_chat import extend_chat_template, user_prefix_ids
 from transformers_flashsloth.model.question_spans import question_starts
 
 KINDS = [kind for kind in CHATS if kind != "none"]

@@ -7,7 +7,7 @@ from importlib.resources import files
 import torch
 
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
-from transformers_flashsloth.asking.conversation import DEFAULT_CHECKPOINT
+from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
 EXAMPLES = files("transformers_flashsloth") / "examples"
 QUESTIONS = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))

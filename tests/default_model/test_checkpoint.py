@@ -1,6 +1,9 @@
 """The checkpoint and the examples that ship with the package: small, complete, and right."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -50,6 +53,19 @@ def test_it_is_small_and_in_bfloat16():
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert 2e6 < sum(tensor.numel() for tensor in tensors.values()) < 12e6
     assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_it_loads_where_the_package_is_installed_but_not_imported(tmp_path):
+    code = """if True:
+        import sys
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+        part = {"model": AutoModelForImageTextToText, "processor": AutoProcessor}[sys.argv[1]]
+        sys.stdout.write(type(part.from_pretrained(sys.argv[2], trust_remote_code=True)).__name__)"""
+    for part, name in (("model", "FlashSlothForConditionalGeneration"), ("processor", "FlashSlothProcessor")):
+        command = [sys.executable, "-c", code, part, str(DEFAULT_CHECKPOINT)]
+        environment = os.environ | {"HF_HOME": str(tmp_path)}
+        process = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert process.stdout == name, process.stderr
 
 
 def test_its_parts_fit_together(model, processor):

@@ -4,7 +4,8 @@ from PIL import Image
 
 from tests.golden_model import tiny_model
 from tests.model.test_modeling_flashsloth import inputs_of
-from transformers_flashsloth.model.explanation_flashsloth import HEAT, FlashSlothExplanation, draw_explanation
+from transformers_flashsloth.asking.drawing import HEAT, draw_explanation
+from transformers_flashsloth.model.explanation_flashsloth import FlashSlothExplanation
 
 
 @pytest.fixture(scope="module")

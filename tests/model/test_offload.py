@@ -107,7 +107,7 @@ def test_any_part_may_lie_on_another_device(monkeypatch, elsewhere):
     names = NAMES[::2] if elsewhere == "every second one" else [elsewhere]
     model = small_model()
     # The numbers of fake tensors are not known, so placeholders cannot be counted.
-    monkeypatch.setattr(modeling_flashsloth, "check_placeholders", lambda *_: 2)
+    monkeypatch.setattr(modeling_flashsloth, "check_images", lambda *_: (2, model.config.tokens_per_view))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for name in NAMES:
             put(model.get_submodule(name), "meta" if name in names else "cpu")

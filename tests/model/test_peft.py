@@ -242,10 +242,32 @@ def test_adapters_are_switched(base, inputs, tmp_path):
         native.load_adapter(str(tmp_path / name), adapter_name=name)
     for model in (with_peft, native):
         for name in ("two", "one"):
-            model.set_adapter(name)
+            try:
+                model.set_adapter(name)
+            except ValueError as error:  # transformers 5.24 wants a PEFT that there is not yet
+                pytest.skip(str(error)) if "version of PEFT" in str(error) else pytest.fail(str(error))
             torch.testing.assert_close(logits(model, inputs), wanted[name])
     native.disable_adapters()
     torch.testing.assert_close(logits(native, inputs), before)
+
+
+def test_compressors_of_several_layers_are_trained_and_saved(inputs, tmp_path):
+    """`embq_layer` as a list, of which PEFT would refuse a list of modules."""
+    base = reloadable(small_model(embq_layer=[0, 1]), tmp_path / "base").eval()
+    model = get_peft_model(copy.deepcopy(base), LoraConfig(modules_to_save=COMPRESSOR_MODULES))
+    trained = {part(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"language_model", "multi_modal_projector", "query_tokens", "embq"}
+    before = logits(model, inputs)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "embq" in name and parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    wanted = logits(model, inputs)
+    assert (wanted - before).abs().max() > 1e-3
+    model.save_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(base, tmp_path / "adapter"), inputs), wanted)
+    with model.disable_adapter():
+        torch.testing.assert_close(logits(model, inputs), before)
 
 
 @pytest.mark.parametrize("re_entrant", [True, False])

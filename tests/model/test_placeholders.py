@@ -1,9 +1,13 @@
+import copy
+import pickle
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.golden_model import IMAGE, QUERY, tiny_config
+from transformers_flashsloth import FlashSlothProcessor
 from transformers_flashsloth.model.placeholders import check_length, check_placeholders, shift
 
 
@@ -20,12 +24,12 @@ from transformers_flashsloth.model.placeholders import check_length, check_place
 )
 def test_mismatches_are_named_with_their_numbers(rows, num_images, message):
     with pytest.raises(ValueError, match=message):
-        check_placeholders(torch.tensor(rows), num_images, 9, tiny_config())
+        check_placeholders(torch.tensor(rows), num_images, tiny_config(), tokens_per_image=9)
 
 
 def test_the_fullest_row_counts():
     rows = [[IMAGE] * 9 + [5] + [QUERY] * 9 + [5] * 10, ([5] + [QUERY] * 9) * 2 + [5] * 9]
-    assert check_placeholders(torch.tensor(rows), 1, 9, tiny_config()) == 2
+    assert check_placeholders(torch.tensor(rows), 1, tiny_config(), tokens_per_image=9) == (2, 9)
 
 
 def test_a_sequence_beyond_the_context_is_refused():
@@ -44,3 +48,17 @@ def test_shift():
     assert shift(mask, -1).tolist() == [[False, True, False]]
     assert shift(mask, 2).tolist() == [[False, False, True]]
     assert shift(mask, 5).tolist() == [[False] * 3]
+
+
+def test_a_batch_that_travels_still_ignores_labels(tiny_checkpoint):
+    """Pickled by a worker, copied, moved and cast."""
+    processor = FlashSlothProcessor.from_pretrained(tiny_checkpoint)
+    image = Image.new("RGB", (42, 42))
+    batch = processor(image, "USER: <image>\nWhat?<learnable> ASSISTANT:", return_tensors="pt")
+    placeholders = (batch["input_ids"] == batch.placeholder_ids[0]) | (batch["input_ids"] == batch.placeholder_ids[1])
+    ways = [lambda x: pickle.loads(pickle.dumps(x)), copy.copy, copy.deepcopy, lambda x: x.to("cpu", torch.bfloat16)]
+    for way in ways:
+        there = way(batch)
+        assert there.placeholder_ids == batch.placeholder_ids
+        there["labels"] = there["input_ids"].clone()
+        assert ((there["labels"] == -100) == placeholders).all() and placeholders.sum() == 10

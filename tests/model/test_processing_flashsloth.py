@@ -270,3 +270,42 @@ def test_a_tokenizer_may_name_other_placeholders():
     assert processor.apply_chat_template([system(""), user("<image>", CAT)]) == "USER: <pic>\n<image><learnable>"
     ids = encode(processor, [user("Hi", CAT)])["input_ids"][0]
     assert (ids == tokenizer.convert_tokens_to_ids("<pic>")).sum() == 81
+
+
+# Texts and processors as others keep them
+
+
+def test_texts_of_columns_series_and_arrays(small):
+    import numpy as np
+    from datasets import Dataset
+
+    prompts = ["USER: <image>\nWhat?<learnable> ASSISTANT:", "USER: <image>\nAnd where?<learnable> ASSISTANT:"]
+    expected = small([CAT, DOG], prompts, padding=True, return_tensors="pt")
+    column = Dataset.from_dict({"prompt": prompts})["prompt"]
+    for texts in (column, np.array(prompts), np.array(prompts, dtype=object), tuple(prompts)):
+        found = small([CAT, DOG], texts, padding=True, return_tensors="pt")
+        assert found["input_ids"].tolist() == expected["input_ids"].tolist()
+    images = Dataset.from_dict({"image": [CAT, DOG]}).cast_column("image", __import__("datasets").Image())["image"]
+    found = small(images, column, padding=True, return_tensors="pt")
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    with pytest.raises(ValueError, match="`text` must be a string or list of strings"):
+        small([CAT], {"prompt": prompts})
+
+
+def test_parts_that_were_saved_apart(tmp_path):
+    """An image processor and a tokenizer beside a model: what they do not say is as in its config."""
+    from tests.golden_model import tiny_config
+
+    processor = FlashSlothProcessor(
+        FlashSlothImageProcessor(size={"height": 126, "width": 126}), build_phi_tokenizer(), pooling_window=9
+    )
+    processor.image_processor.save_pretrained(tmp_path)
+    processor.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no processor_config.json, and no config.json .*save_pretrained"):
+        FlashSlothProcessor.from_pretrained(tmp_path)
+
+    tiny_config(pooling_window=9, num_query_tokens=4).save_pretrained(tmp_path)
+    for load in (AutoProcessor, FlashSlothProcessor):
+        found = load.from_pretrained(tmp_path)
+        assert (found.patch_size, found.num_query_tokens) == (14, 4)
+        assert encode(found, [user("What?", CAT)])["input_ids"].tolist()[0].count(IMAGE) == 1

@@ -15,6 +15,7 @@ from transformers_flashsloth import (
     FlashSlothForConditionalGeneration,
     FlashSlothImageProcessor,
     FlashSlothProcessor,
+    from_backbones,
 )
 
 # Decoder, its kind of chat, and tower.
@@ -46,9 +47,8 @@ def other_backbones(tmp_path_factory) -> list[str]:
         AutoModelForCausalLM.from_config(config).save_pretrained(directory / "text")
         build_chat_tokenizer(chat).save_pretrained(directory / "text")
         AutoModel.from_config(small(vision, VISION)).save_pretrained(directory / "vision")
-        parts = (str(directory / "text"), str(directory / "vision"))
-        for part in (FlashSlothForConditionalGeneration, FlashSlothProcessor):
-            part.from_backbones(*parts).save_pretrained(directory / "whole")
+        for part in from_backbones(str(directory / "text"), str(directory / "vision")):
+            part.save_pretrained(directory / "whole")
         directories.append(str(directory / "whole"))
     return directories
 

@@ -7,10 +7,10 @@ def pool_with_loops(pooling: SpatialAttentionPooling, view: torch.Tensor) -> tor
     """What the paper says, one window at a time: `(P, Dv)` to `(T, Dv)`."""
     grid = int(len(view) ** 0.5)
     tokens = []
-    for top in range(0, grid, pooling.height):
-        for left in range(0, grid, pooling.height):
-            rows = range(top, top + pooling.height)
-            columns = range(left, left + pooling.height)
+    for top in range(0, grid, pooling.window[0]):
+        for left in range(0, grid, pooling.window[0]):
+            rows = range(top, top + pooling.window[0])
+            columns = range(left, left + pooling.window[0])
             window = torch.stack([view[row * grid + column] for row in rows for column in columns])
             scores = pooling.score_proj(torch.relu(pooling.hidden_proj(window))).squeeze(-1)
             tokens.append(sum(weight * patch for weight, patch in zip(scores.softmax(0), window, strict=True)))

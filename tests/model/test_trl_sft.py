@@ -1,10 +1,6 @@
 """TRL's SFTTrainer as it is: one step of plain gradient descent moves every parameter by the loss done by hand."""
 
 import copy
-import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +9,6 @@ pytest.importorskip("trl")
 
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -30,7 +25,6 @@ from tests.model.tuning import (
     small_processor,
     step,
 )
-from transformers_flashsloth.asking.conversation import DEFAULT_CHECKPOINT
 
 CHECKPOINTED = [
     {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": re_entrant}}
@@ -147,24 +141,26 @@ def test_a_row_that_would_be_cut_is_refused_with_its_reason(processor, tmp_path)
         trainer.train()
 
 
-@pytest.mark.slow
-def test_trl_command_line(processor, tmp_path):
-    """`trl sft` relaunches its own script, which imports nothing of ours: the checkpoint carries the code."""
-    checkpoint, data, adapter = (str(tmp_path / name) for name in ("checkpoint", "data", "adapter"))
-    AutoModelForImageTextToText.from_pretrained(DEFAULT_CHECKPOINT).save_pretrained(checkpoint)
-    AutoProcessor.from_pretrained(DEFAULT_CHECKPOINT).save_pretrained(checkpoint)
-    os.mkdir(data)
-    Dataset.from_list(ragged_rows()).to_parquet(f"{data}/train.parquet")
-    command = [os.path.join(os.path.dirname(sys.executable), "trl"), "sft", "--use_cpu", "--report_to", "none"]
-    command += ["--model_name_or_path", checkpoint, "--trust_remote_code", "true", "--dataset_name", data]
-    command += ["--output_dir", adapter, "--max_length", "none", "--assistant_only_loss", "true", "--bf16", "false"]
-    command += ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_peft", "--learning_rate", "1e-2"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
+@pytest.mark.parametrize("peft_config", [None, LoraConfig()])
+def test_noisy_embeddings(processor, tmp_path, peft_config):
+    """NEFTune, with a token whose embedding is added to every query, as in the released model."""
+    model = small_model(query_init_token_id=9)
+    rows = ragged_rows()
+    trainer = sft(model, processor, rows, tmp_path, peft_config, neftune_noise_alpha=5, max_steps=2)
+    hooks = len(model.get_input_embeddings()._forward_hooks)
+    losses = []
+    trainer.model.register_forward_hook(lambda module, args, output: losses.append(output["loss"].item()))
+    trainer.train()
+    assert losses and all(loss == loss and loss < 100 for loss in losses)
+    assert len(model.get_input_embeddings()._forward_hooks) == hooks  # the noise is gone
 
-    process = subprocess.run(command, capture_output=True, text=True, env=environment)
 
-    assert process.returncode == 0, process.stderr
-    assert "language_model" in json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
-    model = AutoModelForImageTextToText.from_pretrained(adapter)
-    moved = {name: p for name, p in model.named_parameters() if "lora_B" in name}
-    assert len(moved) == 24 and all(p.abs().max() > 0 for p in moved.values())
+def test_queries_get_noise_of_their_length(processor):
+    """As much as any other position: hooks count positions, so a single one would get far more."""
+    model = small_model(query_init_token_id=9).train()
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape)))
+    inputs = encode(processor, ragged_rows()[0])[0]
+    model(**inputs)
+    length = inputs["input_ids"].shape[1]
+    assert [shape[1] for shape in seen] == [length, length]

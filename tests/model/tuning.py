@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration, FlashSlothProcessor
-from transformers_flashsloth.asking.conversation import DEFAULT_CHECKPOINT
+from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 
@@ -56,10 +56,8 @@ def small_model(**changes) -> FlashSlothForConditionalGeneration:
     config = FlashSlothConfig(
         text_config=text | {"max_position_embeddings": 512, "initializer_range": 0.2},
         vision_config=SMALL | {"num_hidden_layers": 1, "image_size": 48, "patch_size": 8, "vision_use_head": False},
-        embq_layer=1,
-        embq_hidden_size=32,
-        pooling_dropout=0.0,
-        **{
+        **{"embq_layer": 1, "embq_hidden_size": 32, "pooling_dropout": 0.0}
+        | {
             name: getattr(ids, name)
             for name in ("image_token_id", "query_token_id", "query_init_token_id", "user_prefix_ids")
         }

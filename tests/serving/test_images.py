@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from tests.encoded_images import data_uri, encoded, png_of
-from transformers_flashsloth.asking.conversation import InputError
+from transformers_flashsloth.checkpoints.opening import InputError
 from transformers_flashsloth.serving import images as serving_images
 from transformers_flashsloth.serving.images import ImageReader
 

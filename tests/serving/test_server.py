@@ -20,11 +20,12 @@ import pytest
 import uvicorn
 from openai import APIStatusError, OpenAI
 
+import flashsloth_command as command
 from tests.encoded_images import data_uri, png_of
-from transformers_flashsloth import __main__ as command
 from transformers_flashsloth.asking.conversation import Conversation
 from transformers_flashsloth.serving import server as serving
 from transformers_flashsloth.serving.images import ImageReader
+from transformers_flashsloth.serving.request import FIXED, HARMLESS, ChatRequest
 
 EXAMPLES = Path(str(files("transformers_flashsloth") / "examples"))
 QUESTIONS = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
@@ -237,8 +238,16 @@ BAD_OPTIONS = {
     "frequency penalty": ({"frequency_penalty": -1}, 422, "frequency_penalty"),
     "template": ({"extra_body": {"chat_template_kwargs": {"chat_template": "x"}}}, 422, "chat_template_kwargs"),
     "generation config": ({"extra_body": {"generation_config": '{"num_beams": 999}'}}, 422, "generation_config"),
-    "tools": ({"tools": []}, 422, "tools"),
-    "token bias": ({"logit_bias": {"999999": 1}}, 422, "logit_bias"),
+    "several answers": ({"n": 5000}, 400, "`n` is 5000, but this server cannot do that: it gives one answer"),
+    "JSON": ({"response_format": {"type": "json_object"}}, 400, "it answers in plain text. Leave the field out"),
+    "tools": ({"tools": [{"type": "function", "function": {"name": "look"}}]}, 400, "it calls no tools"),
+    "a tool": ({"tool_choice": "required"}, 400, "it calls no tools"),
+    "token bias": ({"logit_bias": {"999999": 1}}, 400, "it does not change the scores of tokens"),
+    "probabilities": ({"logprobs": True, "top_logprobs": 3}, 400, "it returns no probabilities"),
+    "presence penalty": ({"presence_penalty": 1.5}, 400, "`frequency_penalty` only"),
+    "sound": ({"modalities": ["text", "audio"]}, 400, "it answers in text"),
+    "reasoning": ({"reasoning_effort": "high"}, 400, "without reasoning"),
+    "an unknown field": ({"extra_body": {"top_k": 5}}, 422, "top_k"),
 }
 BAD = {name: ({"messages": messages}, *refusal) for name, (messages, *refusal) in BAD_MESSAGES.items()} | BAD_OPTIONS
 
@@ -252,6 +261,31 @@ def test_bad_requests_are_refused(client, name, stream):
         answer(client, stream=stream, **options)
 
     assert error.value.status_code == status and reason in str(error.value)
+
+
+def test_fields_that_ask_for_what_is_done_anyway(client, conversation):
+    options = {
+        "n": 1,
+        "response_format": {"type": "text"},
+        "logprobs": False,
+        "presence_penalty": 0,
+        "tools": [],
+        "tool_choice": "auto",
+        "user": "somebody",
+        "metadata": {"for": "tests"},
+    }
+    completion = client.chat.completions.create(model="flashsloth", messages=ABOUT_FOX, **options)
+    assert completion.choices[0].message.content.strip() == "fox"
+
+
+def test_every_field_of_openai_is_decided():
+    """What OpenAI's client can send is read, refused with its reason, or known to say nothing of the answer."""
+    from openai.types.chat import completion_create_params
+
+    fields = {*completion_create_params.CompletionCreateParamsBase.__annotations__}
+    fields -= {"prompt_cache_retention", "prompt_cache_options", "verbosity", "moderation"}  # unknown to this server
+    assert len(fields) > 25
+    assert not fields - ChatRequest.model_fields.keys() - FIXED.keys() - HARMLESS
 
 
 BAD_BODIES = {
@@ -371,7 +405,7 @@ def test_the_readme_serves_until_interrupted(capsys):
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):
-    monkeypatch.setattr(command, "is_serve_available", lambda: False)
+    monkeypatch.setattr("transformers_flashsloth.serving.command.is_serve_available", lambda: False)
 
     assert command.main(["serve"]) == 2
 

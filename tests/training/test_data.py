@@ -17,7 +17,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling  # noq
 
 from tests.training.training_files import llava_rows, write_images, write_rows  # noqa: E402
 from transformers_flashsloth import FlashSlothProcessor  # noqa: E402
-from transformers_flashsloth.training import data as training_data  # noqa: E402
+from transformers_flashsloth.training import checking  # noqa: E402
 from transformers_flashsloth.training import dataset as training_dataset  # noqa: E402
 from transformers_flashsloth.training.data import read_image_folder, read_llava_json  # noqa: E402
 from transformers_flashsloth.training.lengths import Ruler  # noqa: E402
@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def warnings(monkeypatch) -> list[str]:
     seen = []
-    monkeypatch.setattr(training_data.logger, "warning", lambda message, *values: seen.append(message % values))
+    monkeypatch.setattr(checking.logger, "warning", lambda message, *values: seen.append(message % values))
     return seen
 
 

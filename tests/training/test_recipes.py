@@ -11,6 +11,7 @@ pytest.importorskip("trl")
 
 from jinja2 import TemplateError  # noqa: E402
 from peft import PeftModel  # noqa: E402
+from transformers import AutoModelForImageTextToText  # noqa: E402
 from trl import SFTTrainer  # noqa: E402
 
 from tests.chat_tokenizers import build_chat_tokenizer  # noqa: E402
@@ -19,7 +20,7 @@ from transformers_flashsloth import (  # noqa: E402
     FlashSlothForConditionalGeneration,
     FlashSlothProcessor,
 )
-from transformers_flashsloth.asking.conversation import InputError  # noqa: E402
+from transformers_flashsloth.checkpoints.opening import InputError  # noqa: E402
 from transformers_flashsloth.training import lora as finetune_lora  # noqa: E402
 from transformers_flashsloth.training import run as training_run  # noqa: E402
 from transformers_flashsloth.training import stage1 as train_stage1  # noqa: E402
@@ -158,6 +159,16 @@ def test_lora_trains_adapters_of_the_decoder(llava, files, tiny_checkpoint, tmp_
     with torch.no_grad():
         torch.testing.assert_close(again(**batch).logits, trainer.model.eval()(**batch).logits, rtol=1e-5, atol=1e-5)
         assert not torch.allclose(again(**batch).logits, load(tiny_checkpoint).eval()(**batch).logits, atol=1e-3)
+
+
+def test_lora_on_the_authors_format(llava, authors_directory, tmp_path):
+    """As it lies on the Hub; the adapter finds its model there again."""
+    flags = replaced(llava, model_name_or_path=authors_directory, dtype="float32", bf16=False)
+    trained = finetune_lora.main(flags).model.eval()
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "output")
+    assert type(model) is FlashSlothForConditionalGeneration
+    ids = torch.arange(100)[None]
+    torch.testing.assert_close(model(ids).logits, trained(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_datasets_in_trls_formats_and_evaluation(llava, files, tmp_path, monkeypatch):

@@ -4,31 +4,31 @@ A conversation about images and videos, through nothing but public interfaces: t
 """
 
 from functools import cached_property, partial
-from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import torch
-from huggingface_hub import snapshot_download
 from huggingface_hub.utils import enable_progress_bars
 from PIL import Image
 from transformers import TextStreamer
 from transformers.utils import logging
 
-from ..model.explanation_flashsloth import below_each_other, draw_explanation
+from ..checkpoints.opening import (
+    DEFAULT_CHECKPOINT,
+    InputError,
+    local_directory,
+    open_model,
+    open_processor,
+    quantisation_config,
+    usable_device,
+)
 from ..model.image_inputs import flatten
 from ..model.image_processing_flashsloth import FlashSlothImageProcessor
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.processing_flashsloth import FlashSlothProcessor
+from .drawing import below_each_other, draw_explanation
 
-DEFAULT_CHECKPOINT = str(files("transformers_flashsloth") / "default_checkpoint")
 DEFAULT_MAX_NEW_TOKENS = 256
 VIDEO_SUFFIXES = [".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp"]
-CHECKPOINT_FILES = ["*.json", "*.jinja", "*.txt", "*.safetensors"]
-
-
-class InputError(Exception):
-    """Something the user gave cannot be used; the message says what and why."""
 
 
 class Conversation:
@@ -45,6 +45,9 @@ class Conversation:
             decoder's context may cut an answer further.
         device (`str`, *optional*): by default an accelerator if there is one.
         dtype (`str`, *optional*): of the weights; by default float32 on a CPU and the checkpoint's elsewhere.
+        load_in (`str`, *optional*): `"4bit"` or `"8bit"`, in which the decoder's layers are loaded, with bitsandbytes.
+        visual_tokens (`int`, *optional*): how many tokens a view of an image becomes; by default as the checkpoint
+            says.
 
     Raises:
         InputError: if one of these cannot be used.
@@ -60,16 +63,21 @@ class Conversation:
         max_new_tokens: int | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        load_in: str | None = None,
+        visual_tokens: int | None = None,
     ):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         enable_progress_bars()  # of downloads, which the line above stops too
         self.unseen_images = _read_images(images)
-        self.device = _usable_device(device)
+        self.device = usable_device(device)
+        self.quantisation_config = quantisation_config(load_in, self.device)
         self.dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
-        self.checkpoint = _local_directory(checkpoint)
-        self.processor = _load(FlashSlothProcessor, self.checkpoint)
+        self.checkpoint = local_directory(checkpoint)
+        self.processor = open_processor(self.checkpoint)
         self.processor_kwargs = {} if image_hd is None else {"image_hd": image_hd}
+        if visual_tokens is not None:
+            self.processor_kwargs["pooling_window"] = _window_of(visual_tokens, self.processor)
         self._decode_videos(num_frames)
         self.max_new_tokens = max_new_tokens
         self.messages = []
@@ -77,12 +85,10 @@ class Conversation:
     @cached_property
     def model(self) -> FlashSlothForConditionalGeneration:
         """The model, loaded when first needed."""
-        model, report = _load(
-            FlashSlothForConditionalGeneration, self.checkpoint, dtype=self.dtype, output_loading_info=True
-        )
-        if missing := sorted(report["missing_keys"]):
-            raise InputError(f"the model {self.checkpoint!r} lacks {len(missing)} weights, such as {missing[0]!r}")
-        return model.to(self.device).eval()
+        if self.quantisation_config is not None:
+            options = {"quantization_config": self.quantisation_config, "device_map": {"": self.device}}
+            return open_model(self.checkpoint, dtype=self.dtype, **options)
+        return open_model(self.checkpoint, dtype=self.dtype).to(self.device)
 
     def ask(self, question: str, stream: bool = False) -> str:
         """
@@ -180,32 +186,13 @@ def _read_images(sources: list[str]) -> list[dict]:
     ]
 
 
+def _window_of(visual_tokens: int, processor: FlashSlothProcessor) -> list[int]:
+    windows = processor.windows
+    if visual_tokens not in windows:
+        numbers = ", ".join(map(str, sorted(windows)))
+        raise InputError(f"a view cannot become {visual_tokens} visual tokens; the model's patches make {numbers}")
+    return list(windows[visual_tokens])
+
+
 def _is_video(source: str) -> bool:
     return Path(urlsplit(source).path if "://" in source else source).suffix.lower() in VIDEO_SUFFIXES
-
-
-def _usable_device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except Exception as error:  # each backend has its own kind
-        raise InputError(f"the device {name!r} cannot be used: {error}") from error
-    return device
-
-
-def _local_directory(checkpoint: str) -> str:
-    if Path(checkpoint).is_dir():
-        return checkpoint
-    try:
-        return snapshot_download(checkpoint, allow_patterns=CHECKPOINT_FILES)
-    except Exception as error:
-        raise InputError(f"{checkpoint!r} is no directory, and not to be had from the Hub: {error}") from error
-
-
-def _load(cls, checkpoint: str, **kwargs):
-    try:
-        return cls.from_pretrained(checkpoint, **kwargs)
-    except Exception as error:  # a checkpoint can be broken in any way
-        raise InputError(f"the model {checkpoint!r} cannot be loaded: {error}") from error

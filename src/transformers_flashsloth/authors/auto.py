@@ -5,7 +5,7 @@ a text model without a class for images and without a processor; these two stand
 
 from transformers import AutoTokenizer, PhiConfig
 
-from ..model.authors_checkpoint import read_authors_config
+from ..model.foreign_formats import foreign_format_at
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.processing_flashsloth import FlashSlothProcessor
 
@@ -36,6 +36,6 @@ class AuthorsProcessor:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Loads the processor of a checkpoint in the authors' format, or what `AutoProcessor` loads for a phi."""
-        if read_authors_config(pretrained_model_name_or_path, **kwargs) is None:
+        if foreign_format_at(pretrained_model_name_or_path, **kwargs)[0] is None:
             return AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return FlashSlothProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -6,7 +6,7 @@ from transformers import set_seed
 
 from ..checkpoints.written_aside import check_is_new, written_aside
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
-from ..model.processing_flashsloth import FlashSlothProcessor
+from .backbones import from_backbones
 
 
 def build_checkpoint(
@@ -30,8 +30,7 @@ def build_checkpoint(
         dtype (`str`, defaults to `"auto"`): number type; by default the decoder's.
         image_hd (`bool`, defaults to `False`): whether images are read in high definition.
         seed (`int`, defaults to 0): of the new parts.
-        choices: those of `backbones.assemble`: fields of [`FlashSlothConfig`], such as `embq_layer`, and
-            `text_options`.
+        choices: those of `from_backbones`: fields of [`FlashSlothConfig`], such as `embq_layer`, and `text_options`.
 
     Returns:
         [`FlashSlothForConditionalGeneration`], as saved.
@@ -42,8 +41,7 @@ def build_checkpoint(
     """
     check_is_new(destination)
     set_seed(seed)
-    processor = FlashSlothProcessor.from_backbones(text, vision, image_hd=image_hd, **choices)
-    model = FlashSlothForConditionalGeneration.from_backbones(text, vision, dtype=dtype, **choices)
+    model, processor = from_backbones(text, vision, dtype=dtype, image_hd=image_hd, **choices)
     with written_aside(destination, sum(tensor.nbytes for tensor in model.state_dict().values())) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)

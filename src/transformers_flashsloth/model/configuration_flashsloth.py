@@ -14,34 +14,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .adapters_flashsloth import register_default_targets
-from .authors_checkpoint import config_from_authors, is_authors_config
-from .decoders import check_text_config, head_has_bias
-from .vision_towers import check_vision_config, native_view_size
+from .decoders import ACCEPTANCE, PHI_2, head_has_bias
+from .foreign_formats import format_of
+from .spatial_attention_pooling import square_windows
+from .vision_towers import SIGLIP_SO400M, as_pair, native_view_size
 
-# The parts of the released FlashSloth-3.2B.
-PHI_2 = {
-    "model_type": "phi",
-    "hidden_size": 2560,
-    "intermediate_size": 10240,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "partial_rotary_factor": 0.4,
-    "resid_pdrop": 0.1,
-    "max_position_embeddings": 2048,
-    "bos_token_id": 50256,
-    "eos_token_id": 50296,
-    "pad_token_id": 50256,
-}
-SIGLIP_SO400M = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "image_size": 384,
-    "vision_use_head": False,
-}
 POOLINGS = ("attention", "average", "none")
 
 
@@ -81,6 +58,9 @@ class FlashSlothConfig(PreTrainedConfig):
             alike; `"none"`, not at all, so that every patch is a token.
         pooling_window (`int` or `list[int]`, defaults to 3):
             Side, or height and width, of the window of patches that pooling turns into one token.
+        pooling_windows (`list`, *optional*):
+            The windows that the model was trained with, where there are several. A call may choose any square window
+            that tiles the patch grid; one that is not listed is warned of, once.
         pooling_dropout (`float`, defaults to 0.1):
             Dropout inside the scoring network of spatial attention pooling, in training only.
         embq_layer (`int` or `list[int]`, defaults to 7):
@@ -125,6 +105,7 @@ class FlashSlothConfig(PreTrainedConfig):
     user_prefix_ids: list[int] | tuple[int, ...] = (50296, 29904, 25)
     pooling: str = "attention"
     pooling_window: int | list[int] | tuple[int, ...] = 3
+    pooling_windows: list[int | list[int]] | None = None
     pooling_dropout: float | int = 0.1
     embq_layer: int | list[int] | tuple[int, ...] = 7
     embq_hidden_size: int = 576
@@ -136,14 +117,14 @@ class FlashSlothConfig(PreTrainedConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """
-        As upstream's, and also reads config.json of the authors' format.
+        As upstream's, and also reads config.json of a foreign format (see `foreign_formats.py`).
 
         Raises:
             ValueError: if the checkpoint is of another architecture.
         """
         config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if is_authors_config(config):
-            return config_from_authors(config), unused
+        if foreign := format_of(config):
+            return foreign.config(config), unused
         if config.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
                 f"{pretrained_model_name_or_path} is no FlashSloth: its config.json says `model_type` "
@@ -155,8 +136,8 @@ class FlashSlothConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.text_config = _as_config(self.text_config, PHI_2)
         self.vision_config = _as_config(self.vision_config, SIGLIP_SO400M)
-        check_text_config(self.text_config)
-        check_vision_config(self.vision_config)
+        for known in ACCEPTANCE:
+            known.check_configs(self.text_config, self.vision_config)
         if self.lm_head_bias is None:
             self.lm_head_bias = head_has_bias(self.text_config)
         if self.tie_word_embeddings is None:
@@ -193,6 +174,11 @@ class FlashSlothConfig(PreTrainedConfig):
         """T, what pooling leaves of a view (81)."""
         (rows, columns), (height, width) = self.patch_grid, self.window
         return (rows // height) * (columns // width)
+
+    @property
+    def windows(self) -> dict[int, tuple[int, int]]:
+        """The windows that a call can choose, by the tokens that they leave of a view: its own, and square ones."""
+        return square_windows(self.patch_grid) | {self.tokens_per_view: self.window}
 
     @property
     def num_vision_layers(self) -> int:
@@ -251,6 +237,8 @@ class FlashSlothConfig(PreTrainedConfig):
                 f"`pooling_window`={self.pooling_window} does not tile the {_by(self.patch_grid)} patch grid of the "
                 f"vision tower; windows that do: {fitting}."
             )
+        if unfit := [window for window in self.pooling_windows or [] if as_pair(window) not in self.windows.values()]:
+            raise ValueError(f"`pooling_windows` lists {unfit[0]}; it can list {[*self.windows.values()]}.")
 
     def _validate_embq(self):
         num_layers = self.text_config.num_hidden_layers
@@ -291,19 +279,6 @@ class FlashSlothConfig(PreTrainedConfig):
                 f"each other, from `query_init_token_id`={self.query_init_token_id} and from "
                 f"`user_prefix_ids`={self.user_prefix_ids}."
             )
-
-
-def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-    """
-    A side, or a height and a width, as a height and a width.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2:
-        raise ValueError(f"A size is a number or a height and a width, got {size}.")
-    return pair
 
 
 def _by(pair: tuple[int, int]) -> str:

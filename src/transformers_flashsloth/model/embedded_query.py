@@ -1,19 +1,37 @@
 """The embedded query module (EmbQ): inside the decoder, learned queries fetch from the image what a question asks."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from .configuration_flashsloth import FlashSlothConfig
 from .question_spans import QuerySpans
 
 
 def build_embq(config: FlashSlothConfig) -> nn.Module | None:
-    """One embedded query module, a list of them if `embq_layer` is a list, or none without queries."""
+    """One embedded query module, several in one if `embq_layer` is a list, or none without queries."""
     widths = (config.text_config.hidden_size, config.vision_config.hidden_size, config.embq_hidden_size)
     modules = [EmbeddedQuery(*widths, config.embq_num_heads) for _ in config.embq_layers]
     if not modules:
         return None
-    return modules[0] if isinstance(config.embq_layer, int) else nn.ModuleList(modules)
+    return modules[0] if isinstance(config.embq_layer, int) else EmbeddedQueries(modules)
+
+
+class EmbeddedQueries(nn.Module):
+    """Embedded query modules of several layers. PEFT can train and save a module in full, but no list of modules."""
+
+    def __init__(self, modules: list[nn.Module]):
+        super().__init__()
+        for index, module in enumerate(modules):
+            self.add_module(str(index), module)
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The modules, in the order of their layers; an attribute, as PEFT's wrapper of a module passes those on."""
+        return list(self.children())
 
 
 class QueryTokens(nn.Module):
@@ -40,6 +58,30 @@ class QueryTokens(nn.Module):
         """
         queries = self.weight if base is None else self.weight + base
         return queries[(is_query.cumsum(1) - 1) % self.weight.shape[0]]
+
+
+def put_queries(model: PreTrainedModel, input_ids: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
+    """
+    Embeddings `(B, L, D)` with the learned queries of a [`FlashSlothModel`] at the query placeholders of `input_ids`
+    `(B, L)`, each on top of the embedding of `query_init_token_id`.
+    """
+    config = model.config
+    is_query = input_ids == config.query_token_id
+    base = None
+    if config.query_init_token_id is not None:
+        # As many as a row has, since hooks on the embeddings (NEFTune) count positions.
+        ids = torch.full((1, input_ids.shape[1]), config.query_init_token_id, device=inputs_embeds.device)
+        base = model.get_input_embeddings()(ids)[0, 0]  # (D,)
+    queries = model.query_tokens(is_query, base).to(inputs_embeds.device, inputs_embeds.dtype)
+    return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
+
+
+def calls_at(
+    layers: list[int], modules: list[nn.Module], image_features: torch.Tensor, spans: QuerySpans
+) -> dict[int, Callable[[torch.Tensor], torch.Tensor]]:
+    """What the decoder's seam takes: for each layer the call of its module with `image_features` and `spans`."""
+    calls = [partial(module, image_features=image_features, spans=spans) for module in modules]
+    return dict(zip(layers, calls, strict=True))
 
 
 class CrossAttention(nn.Module):

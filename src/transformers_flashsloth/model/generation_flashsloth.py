@@ -15,9 +15,12 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 from transformers.generation import CandidateGenerator, GenerationMixin
+from transformers.generation.utils import GenerateOutput
 
 from .assistant import Assistant
 from .decoders import masks_for_generate
+from .placeholders import check_images
+from .prompt_memory import CACHE, follow_rows, one_cache
 
 # Inputs of `generate` with a position in their second dimension.
 POSITIONED_INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "mm_token_type_ids")
@@ -56,20 +59,21 @@ class FlashSlothGenerationMixin(GenerationMixin):
         logits_processor: LogitsProcessorList | None = None,
         *args,
         **kwargs,
-    ):
+    ) -> GenerateOutput | torch.LongTensor:
         """
         As upstream's, and beyond it:
 
         - Image and query placeholders are never generated, whatever the logits or other processors say.
         - Padding behind a row's tokens is moved in front of them, also in the returned sequences.
-        - With `past_key_values`, the pixels of images that are cached already may be passed along with the whole
-          conversation; they are not encoded again.
+        - With a kept cache (`cache` or `past_key_values`), the pixels of images that are cached already may be passed
+          along with the whole conversation; they are not encoded again.
         - `assistant_model` may be a FlashSloth with the same placeholders, which then sees the images too (pass
           `pixel_values`), or any text-only model that upstream takes.
         """
         if inputs is not None and "input_ids" not in kwargs:
             inputs, kwargs["input_ids"] = None, inputs
-        cache = kwargs.get("past_key_values")
+        cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        kwargs |= {} if cache is None else {CACHE: cache}
         past = 0 if cache is None else int(cache.get_seq_length())
         kwargs = self._pad_left(kwargs, past)
         if kwargs.get("assistant_model") is not None:
@@ -77,8 +81,9 @@ class FlashSlothGenerationMixin(GenerationMixin):
             images = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
             kwargs["assistant_model"] = Assistant(kwargs["assistant_model"], self.config, images)
         if past and kwargs.get("pixel_values") is not None and kwargs.get("input_ids") is not None:
-            new_images = self._uncached(kwargs.pop("pixel_values"), kwargs["input_ids"], past)
+            new_images = self._uncached(kwargs.pop("pixel_values"), kwargs["input_ids"], cache)
             kwargs |= {"pixel_values": new_images} if len(new_images) else {}
+        kwargs = self._encode_in_window(kwargs, past)
         device = "cpu" if self.device.type == "meta" else self.device  # offloaded weights lie on no device
         suppress = SuppressPlaceholders(list(self.config.placeholder_ids), device=device)
         processors = LogitsProcessorList([*(logits_processor or []), suppress])
@@ -104,12 +109,14 @@ class FlashSlothGenerationMixin(GenerationMixin):
         attention_mask: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,  # upstream looks for this name
         is_first_iteration: bool | None = False,
+        cache: Cache | None = None,
         **kwargs,
     ) -> dict:
         """As upstream's; also for an assistant's prefill, and for assisted decoding over a kept cache."""
+        cache = one_cache(cache, past_key_values)
         position_ids = kwargs.get("position_ids")
-        if past_key_values is not None and next_sequence_length != 1:
-            past = int(past_key_values.get_seq_length())
+        if cache is not None and next_sequence_length != 1:
+            past = int(cache.get_seq_length())
             # Upstream calls an assistant's prefill no first iteration, and would withhold the images.
             is_first_iteration = is_first_iteration or past == 0
             # Assisted decoding passes what is cached once more.
@@ -119,10 +126,10 @@ class FlashSlothGenerationMixin(GenerationMixin):
         return super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
+            **{CACHE: cache},
             **kwargs,
         )
 
@@ -150,13 +157,29 @@ class FlashSlothGenerationMixin(GenerationMixin):
                 inputs[name] = torch.cat([cached, moved], dim=1)
         return inputs
 
-    def _uncached(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, length: int) -> torch.Tensor:
-        """Those images `(N, V, 3, H, W)` whose placeholders stand behind the first `length` positions."""
-        tokens_per_image = pixel_values.shape[1] * self.config.tokens_per_view
-        positions = (input_ids == self.config.image_token_id).nonzero()[::tokens_per_image, 1]  # (N,)
+    def _uncached(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """Those images `(N, V, 3, H, W)` whose placeholders stand behind the cached positions."""
+        memory = getattr(cache, "prompt_memory", None)
+        if memory is None or memory.image_features is None:
+            return pixel_values
+        positions = (input_ids == self.config.image_token_id).nonzero()[:: memory.tokens_per_image, 1]  # (N,)
         if len(positions) != len(pixel_values):
             return pixel_values  # refused with its numbers by the model
-        return pixel_values[positions.to(pixel_values.device) >= length]
+        return pixel_values[positions.to(pixel_values.device) >= int(cache.get_seq_length())]
+
+    @torch.no_grad()
+    def _encode_in_window(self, inputs: dict, past: int) -> dict:
+        """Encodes images whose placeholders ask for another window than the config's; upstream encodes the others."""
+        pixel_values, input_ids = inputs.get("pixel_values"), inputs.get("input_ids")
+        if pixel_values is None or input_ids is None:
+            return inputs
+        new_ids = input_ids[:, past:] if input_ids.shape[1] > past else input_ids
+        _, tokens_per_image = check_images(new_ids, pixel_values, None, self.config)
+        window = self.config.windows[tokens_per_image // pixel_values.shape[1]]
+        if window == self.config.window:
+            return inputs
+        images = self.get_image_features(inputs.pop("pixel_values"), pooling_window=window, return_dict=True)
+        return inputs | {"mm_encoder_outputs": {"image": images}}
 
     def _expand_multimodal_outputs(
         self,
@@ -202,7 +225,7 @@ class FlashSlothGenerationMixin(GenerationMixin):
         new_tokens = generation_config.max_new_tokens
         length = max_cache_length + 1 if new_tokens is None else prompt + new_tokens
         context = self.config.text_config.max_position_embeddings
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         room = context if not isinstance(cache, StaticCache) else min(context, cache.get_max_length() + 1)
         if length > room:
             holder = "the decoder's context" if room == context else "what the static cache can hold"
@@ -213,6 +236,8 @@ class FlashSlothGenerationMixin(GenerationMixin):
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
+        if model_kwargs.get(CACHE) is not None:
+            follow_rows(model_kwargs[CACHE])  # here, as a compiled model could not
 
 
 def _without_placeholders(

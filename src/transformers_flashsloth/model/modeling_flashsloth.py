@@ -13,8 +13,6 @@ FlashSloth: image -> vision tower -> SAP -> projector -> decoder, with EmbQ insi
 Shape letters are explained in `configuration_flashsloth.py`.
 """
 
-from functools import partial
-
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -22,25 +20,30 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .adapters_flashsloth import say_if_adapted
-from .backbones import assemble
 from .configuration_flashsloth import FlashSlothConfig
 from .decoder_seam import open_seam
-from .decoders import build_decoder, embedding_name, finish_logits, layers_of, undo_scale
-from .embedded_query import QueryTokens, build_embq
+from .decoders import build_decoder, embedding_name, finish_logits, layers_of
+from .embedded_query import QueryTokens, build_embq, calls_at, put_queries
 from .explanation_flashsloth import FlashSlothExplanation, explain
 from .generation_flashsloth import FlashSlothGenerationMixin, with_signature
 from .multi_modal_projector import FlashSlothMultiModalProjector
-from .placeholder_labels import ignore_placeholders, ignore_placeholders_first
-from .placeholders import check_length, check_placeholders, check_views, ids_of_structure
+from .placeholders import (
+    check_images,
+    check_length,
+    check_views,
+    ids_of_structure,
+    ignore_placeholders,
+    ignore_placeholders_first,
+    put_visual_tokens,
+)
 from .pretrained_flashsloth import (
     FlashSlothCausalLMOutputWithPast,
     FlashSlothModelOutputWithPast,
     FlashSlothPreTrainedModel,
 )
-from .prompt_memory import PromptMemory, recall, remember
+from .prompt_memory import CACHE, PromptMemory, one_cache, recall, remember
 from .question_spans import find_query_spans
-from .sharded_parameters import gathers_by_itself
+from .text_only import is_learning, runs_every_module
 from .vision_towers import build_tower, read_patches
 
 
@@ -62,21 +65,19 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         open_seam(layers_of(self.language_model))
         self.post_init()
 
-    def train(self, mode: bool = True):
-        """As upstream's; says so if the vision tower is about to be trained by adapters."""
-        if mode:
-            say_if_adapted(self.vision_tower)
-        return super().train(mode)
-
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+        self,
+        pixel_values: torch.Tensor,
+        pooling_window: tuple[int, int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """
         Encodes images.
 
         Args:
             pixel_values (`torch.Tensor`): `(N, V, 3, H, W)`, any float dtype; cast to the vision tower's.
+            pooling_window (`tuple[int, int]`, *optional*): one of `config.windows`; by default the config's own.
 
         Returns:
             [`~transformers.modeling_outputs.BaseModelOutputWithPooling`] with `last_hidden_state`, the un-pooled
@@ -91,7 +92,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         patches, outputs = read_patches(self.vision_tower, pixel_values, self.config.patch_grid, **kwargs)
         # The tower may have a dtype of its own.
         patches = patches.to(self.multi_modal_projector.linear_1.weight.dtype)  # (N*V, P, Dv)
-        tokens = self.multi_modal_projector(patches)  # (N*V, T, D)
+        tokens = self.multi_modal_projector(patches, pooling_window)  # (N*V, T, D)
         return BaseModelOutputWithPooling(
             last_hidden_state=patches.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*P, Dv)
             pooler_output=tokens.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*T, D)
@@ -110,6 +111,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         mm_token_type_ids: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | FlashSlothModelOutputWithPast:
         """
@@ -119,8 +121,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             pixel_values (`torch.Tensor`, *optional*): the images of all rows in reading order, `(N, V, 3, H, W)`.
             inputs_embeds (`torch.Tensor`, *optional*): `(B, L, D)` instead of `input_ids`; placeholders are the
                 positions that hold their tokens' embeddings.
-            past_key_values (`Cache`, *optional*): keys and values of earlier turns; it also remembers their images, so
-                that this turn's queries read them (see `prompt_memory.py`).
+            cache or past_key_values (`Cache`, *optional*): keys and values of earlier turns; it also remembers their
+                images, so that this turn's queries read them (see `prompt_memory.py`).
             mm_token_type_ids (`torch.LongTensor`, *optional*): accepted, as the processor can make them; not needed.
             mm_encoder_outputs (`dict`, *optional*): `{"image": get_image_features(...)}` instead of `pixel_values`.
 
@@ -139,37 +141,33 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             input_ids = ids_of_structure(inputs_embeds, self.get_input_embeddings(), self.config)
         # With a device map the embeddings may lie elsewhere than the inputs.
         input_ids = input_ids.to(inputs_embeds.device)
-        check_length(input_ids, past_key_values, self.config)
+        cache = one_cache(cache, past_key_values)
+        check_length(input_ids, cache, self.config)
 
         images = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
-        num_images, tokens_per_image = (0, 1) if images is None else images.pooler_output.shape[:2]
-        if pixel_values is not None:
-            check_views(pixel_values, self.config)
-            num_images, tokens_per_image = pixel_values.shape[0], pixel_values.shape[1] * self.config.tokens_per_view
         # Before images are encoded, which the copy to the host would wait for.
-        max_runs = check_placeholders(input_ids, num_images, tokens_per_image, self.config)
+        max_runs, tokens_per_image = check_images(input_ids, pixel_values, images, self.config)
         if pixel_values is not None:
-            images = self.get_image_features(pixel_values, return_dict=True)
+            window = self.config.windows[tokens_per_image // pixel_values.shape[1]]
+            images = self.get_image_features(pixel_values, pooling_window=window, return_dict=True)
         image_hidden_states = None if images is None else images.pooler_output
-        unseen = images is None and self._runs_without_image(input_ids, past_key_values)
-        if unseen:
-            images = self._unseen_image(inputs_embeds)
+        learning = is_learning(self, input_ids, cache)
+        unseen = images is None and runs_every_module(self, learning, input_ids, cache)
+        if unseen:  # one blank image that no placeholder stands for: it gives every parameter a gradient, of zero
+            blank = inputs_embeds.new_zeros((1, 1, 3, *self.config.view_size))
+            images = self.get_image_features(blank, return_dict=True)
 
         features = None
         if images is not None:
-            tokens_per_image = images.pooler_output.shape[1]
             features = images.last_hidden_state.to(inputs_embeds.device)  # (N, V*P, Dv)
-            tokens = images.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
-            tokens = undo_scale(tokens, self.config.text_config)
-            is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)  # (B, L, 1)
-            inputs_embeds = inputs_embeds.masked_scatter(is_image, tokens)
-        if self.query_tokens is not None and (max_runs or self.training):
-            inputs_embeds = self._put_queries(input_ids, inputs_embeds)
+            inputs_embeds = put_visual_tokens(images.pooler_output, input_ids, inputs_embeds, self.config)
+        if self.query_tokens is not None and (max_runs or learning):
+            inputs_embeds = put_queries(self, input_ids, inputs_embeds)
 
         prompt = PromptMemory(input_ids, features, tokens_per_image)
-        if earlier := recall(past_key_values, input_ids, self.config.image_token_id):
+        if earlier := recall(cache, input_ids, self.config.image_token_id):
             prompt = earlier.and_then(prompt, self.config.image_token_id)
-        if prompt.image_features is not None and self.embq is not None and (max_runs or unseen or self.training):
+        if prompt.image_features is not None and self.embq is not None and (max_runs or unseen or learning):
             spans = find_query_spans(
                 prompt.input_ids,
                 self.config,
@@ -177,24 +175,22 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                 num_images=prompt.image_features.shape[0],
                 tokens_per_image=prompt.tokens_per_image,
                 num_cached=prompt.input_ids.shape[1] - input_ids.shape[1],
+                attention_mask=attention_mask,
             )
-            kwargs["embq"] = {
-                layer: partial(module, image_features=prompt.image_features, spans=spans)
-                for layer, module in zip(self.config.embq_layers, self.embq_modules, strict=True)
-            }
+            kwargs["embq"] = calls_at(self.config.embq_layers, self.embq_modules, prompt.image_features, spans)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE: cache},
             **kwargs,
         )
-        if prompt.image_features is not None and not (unseen or self.training):
-            remember(outputs.past_key_values, prompt)
+        if prompt.image_features is not None and not unseen:
+            remember(getattr(outputs, CACHE), prompt)
         return FlashSlothModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=image_hidden_states,
@@ -205,29 +201,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         """The embedded query modules, as many as `config.embq_layers`."""
         if self.embq is None:
             return []
-        return list(self.embq) if isinstance(self.embq, nn.ModuleList) else [self.embq]
-
-    def _put_queries(self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Puts the learned queries at the query placeholders of `(B, L, D)`."""
-        is_query = input_ids == self.config.query_token_id
-        base = None
-        if self.config.query_init_token_id is not None:
-            token = torch.full((), self.config.query_init_token_id, device=inputs_embeds.device)
-            base = self.get_input_embeddings()(token)
-        queries = self.query_tokens(is_query, base).to(inputs_embeds.device, inputs_embeds.dtype)
-        return torch.where(is_query.unsqueeze(-1), queries, inputs_embeds)
-
-    def _runs_without_image(self, input_ids: torch.LongTensor, past_key_values: Cache | None) -> bool:
-        """Whether a prompt of text alone runs every module: in training, and where other ranks wait for that."""
-        if self.training or input_ids.shape[1] == 1 or torch.compiler.is_compiling():
-            return self.training
-        others_wait = gathers_by_itself(self.vision_tower, self.multi_modal_projector, *self.embq_modules)
-        return others_wait and (past_key_values is None or past_key_values.get_seq_length() == 0)
-
-    def _unseen_image(self, inputs_embeds: torch.Tensor) -> BaseModelOutputWithPooling:
-        """One blank image that no placeholder stands for: it gives every parameter a gradient, of zero."""
-        blank = inputs_embeds.new_zeros((1, 1, 3, *self.config.view_size))
-        return self.get_image_features(blank, return_dict=True)
+        return self.embq.parts if hasattr(self.embq, "parts") else [self.embq]
 
 
 class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGenerationMixin):
@@ -246,25 +220,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         self._is_stateful = self.model.language_model._is_stateful
         self.post_init()
 
-    @classmethod
-    def from_backbones(cls, text: str, vision: str, *, dtype: str = "auto", **choices):
-        """
-        Builds an untrained FlashSloth of a decoder and a vision tower, which keep their weights; see
-        `backbones.assemble` for the arguments and errors, and [`FlashSlothProcessor.from_backbones`].
-
-        Example:
-
-        ```python
-        >>> backbones = ("HuggingFaceTB/SmolLM2-135M-Instruct", "google/siglip-base-patch16-384")
-        >>> model = FlashSlothForConditionalGeneration.from_backbones(*backbones, pooling_window=4)
-        >>> processor = FlashSlothProcessor.from_backbones(*backbones, pooling_window=4)
-        ```
-        """
-        return assemble(cls, text, vision, dtype=dtype, **choices)
-
-    def get_image_features(
-        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple | BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> tuple | BaseModelOutputWithPooling:
         """See [`FlashSlothModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
@@ -294,6 +250,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         mm_token_type_ids: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | FlashSlothCausalLMOutputWithPast:
         """
@@ -313,6 +270,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
+            cache=cache,
             return_dict=True,
             **kwargs,
         )
@@ -331,7 +289,7 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
         return FlashSlothCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,

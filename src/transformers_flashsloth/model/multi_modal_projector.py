@@ -24,6 +24,6 @@ class FlashSlothMultiModalProjector(nn.Module):
         self.act = ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Linear(width, width)
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """`(N*V, P, Dv)` to `(N*V, T, D)`."""
-        return self.linear_2(self.act(self.linear_1(self.pooling(patches))))
+    def forward(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
+        """`(N*V, P, Dv)` to `(N*V, T, D)`; pooled in windows of `window` patches, by default the config's."""
+        return self.linear_2(self.act(self.linear_1(self.pooling(patches, window))))

@@ -1,6 +1,9 @@
 """What both models share: how they are loaded, saved and initialised, and what they return."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -8,9 +11,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from .adapters_flashsloth import say_if_adapted
 from .configuration_flashsloth import FlashSlothConfig
 from .embedded_query import QueryTokens
-from .loading_flashsloth import check_before_loading, end_at_answers
+from .foreign_formats import ForeignFormat, foreign_format_at
 from .quantisation import decoder_only
 
 # Where the Auto classes find the models in the code that a saved checkpoint carries.
@@ -19,6 +23,11 @@ AUTO_MAP = {
     "AutoModelForImageTextToText": "modeling_flashsloth.FlashSlothForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_flashsloth.FlashSlothForConditionalGeneration",
 }
+PICKLES_REFUSED = (
+    "The weights in {directory} are pickles ({name}), which can run any code when they are read. Get the checkpoint "
+    "as safetensors. If you trust its source, {remedy}; then they are read with `weights_only=True`."
+)
+TRUST_PICKLES = "pass `use_safetensors=False`"
 
 
 @dataclass
@@ -41,16 +50,20 @@ class FlashSlothCausalLMOutputWithPast(CausalLMOutputWithPast):
     image_hidden_states: torch.Tensor | None = None
 
 
+Model = TypeVar("Model", bound="FlashSlothPreTrainedModel")
+
+
 class FlashSlothPreTrainedModel(PreTrainedModel):
     """Base of both models: what transformers asks of them, and how they are loaded, saved and initialised."""
 
     config_class = FlashSlothConfig
+    config: FlashSlothConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["FlashSlothMultiModalProjector", "EmbeddedQuery", "QueryTokens"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -58,27 +71,23 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+    def from_pretrained(cls: type[Model], pretrained_model_name_or_path, *model_args, **kwargs) -> Model:
         """
-        As upstream's, and also loads checkpoints in the authors' format, from a directory or the Hub. A
-        `quantization_config` that names no modules to skip quantises the decoder's linears only (see
+        As upstream's, and also loads checkpoints in a foreign format, such as the authors', from a directory or the
+        Hub. A `quantization_config` that names no modules to skip quantises the decoder's linears only (see
         `quantisation.py`).
 
         Raises:
             ValueError or OSError: as upstream's; for pickled weights, unless `use_safetensors=False` says that their
-                source is trusted; and for a checkpoint in the authors' format that is not whole or not sound.
+                source is trusted; and for a checkpoint in a foreign format that is not whole or not sound.
         """
-        from .modeling_flashsloth import FlashSlothForConditionalGeneration  # which builds on this class
-
-        authors_config = check_before_loading(
-            pretrained_model_name_or_path, FlashSlothForConditionalGeneration, options=kwargs
-        )
+        foreign = check_before_loading(pretrained_model_name_or_path, options=kwargs)
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = decoder_only(kwargs["quantization_config"])
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if authors_config is not None and model.can_generate() and kwargs.get("generation_config") is None:
-            end_at_answers(model.generation_config, authors_config)
+        if foreign is not None and model.can_generate() and kwargs.get("generation_config") is None:
+            foreign.finish(model)
         return loaded
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
@@ -86,10 +95,16 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
         if save_original_format:
             raise ValueError(
                 "A model is saved under this package's names. For the authors' format run "
-                "`python conversion/convert_checkpoint.py SAVED_DIRECTORY DST --to-authors-format`."
+                "`flashsloth convert SAVED_DIRECTORY DST --to-authors-format`."
             )
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, *args, save_original_format=False, **kwargs)
+
+    def train(self, mode: bool = True):
+        """As upstream's; says so if the vision tower is about to be trained by adapters."""
+        if mode:
+            say_if_adapted(self.base_model.vision_tower)
+        return super().train(mode)
 
     def post_init(self):
         super().post_init()
@@ -101,3 +116,41 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, QueryTokens):
             init.kaiming_uniform_(module.weight, a=5**0.5)
+
+
+def check_before_loading(path: str | os.PathLike | None, options: dict) -> ForeignFormat | None:
+    """
+    Checks a checkpoint as far as that is possible without its weights in memory.
+
+    Args:
+        path (`str` or `os.PathLike`): directory or Hub id.
+        options (`dict`): those of `from_pretrained`. `use_safetensors=False` says that pickles are trusted; without
+            it, it is set to `True`.
+
+    Returns:
+        the foreign format that the checkpoint is in, `None` for this package's own.
+
+    Raises:
+        FileNotFoundError: if weights in a foreign format are missing.
+        ValueError: if weights are pickles, or in a foreign format and damaged or not those of config.json.
+    """
+    if path is None or options.get("gguf_file"):
+        return None
+    if options.get("weights_only") is False:
+        raise ValueError("`weights_only=False` would run code from the checkpoint: FlashSloth loads weights only.")
+    trust_pickles = options.get("use_safetensors") is False
+    options["use_safetensors"] = not trust_pickles
+
+    foreign, _ = foreign_format_at(path, **options)
+    if foreign is not None:
+        foreign.check(path, trust_pickles, options)
+    elif not trust_pickles and os.path.isdir(path):
+        _refuse_pickles(Path(path, options.get("subfolder") or ""))
+    return foreign
+
+
+def _refuse_pickles(directory: Path) -> None:
+    """Raises ValueError if the weights of a directory are pickles alone; on the Hub upstream looks for safetensors."""
+    pickles = sorted(directory.glob("*.bin"))
+    if pickles and not any(directory.glob("*.safetensors")):
+        raise ValueError(PICKLES_REFUSED.format(directory=directory, name=pickles[0].name, remedy=TRUST_PICKLES))

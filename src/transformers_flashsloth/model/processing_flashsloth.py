@@ -13,30 +13,28 @@ in `pixel_values`. So the model, and whatever feeds it (generate, TRL, pipelines
 those of images, where `pixel_values_videos` and a video token of its own would only name the same thing twice.
 """
 
-import re
 from pathlib import Path
 
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, Unpack
-from transformers.utils import VIDEO_PROCESSOR_NAME, cached_file
+from transformers.utils import CONFIG_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
-from .authors_checkpoint import hub_options
-from .authors_processor import read_authors_processor
-from .backbones import pixel_options, plan
-from .configuration_flashsloth import as_pair
+from .configuration_flashsloth import FlashSlothConfig
+from .foreign_formats import foreign_format_at, hub_options
 from .image_inputs import flatten
-from .image_processing_flashsloth import FlashSlothImageProcessor
-from .placeholder_labels import FlashSlothBatch
-from .processing_videos import VideoPrompts
+from .placeholders import FlashSlothBatch
+from .prompt_expansion import FlashSlothProcessorKwargs, PromptExpansion, listed
+from .spatial_attention_pooling import square_windows
 from .video_inputs import list_videos
 from .video_processing_flashsloth import FlashSlothVideoProcessor
+from .vision_towers import as_pair
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
-class FlashSlothProcessor(VideoPrompts):
+class FlashSlothProcessor(PromptExpansion):
     """
     Wraps a [`FlashSlothImageProcessor`], a tokenizer and a [`FlashSlothVideoProcessor`], and expands the placeholders
     of images, videos and queries.
@@ -44,7 +42,8 @@ class FlashSlothProcessor(VideoPrompts):
     A call returns `input_ids` and `attention_mask` `(B, L)` and, if there are images or videos, `pixel_values`
     `(images and frames in reading order, V, 3, height, width)`; with `return_mm_token_type_ids=True` also
     `mm_token_type_ids` `(B, L)`, 1 at image positions, and with `return_metadata=True` `video_metadata`. Options of the
-    image and video processors such as `image_hd=True` and `num_frames=16` can be given per call.
+    image and video processors such as `image_hd=True` and `num_frames=16` can be given per call, and so can the number
+    of visual tokens: `pooling_window=9` makes 9 tokens of the released model's view instead of 81.
 
     A frame takes as many tokens as an image (81, in HD 405, at the released sizes) and about 10 for its label, so that
     16 frames are some 1,450 tokens. Frames that do not fit into the tokenizer's `model_max_length`, the context of its
@@ -102,6 +101,8 @@ class FlashSlothProcessor(VideoPrompts):
     ```
     """
 
+    valid_processor_kwargs = FlashSlothProcessorKwargs
+
     def __init__(
         self,
         image_processor=None,
@@ -139,6 +140,7 @@ class FlashSlothProcessor(VideoPrompts):
         self, images: ImageInput | None = None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]
     ) -> FlashSlothBatch:
         """Makes the inputs of the model; see the docstring of the class."""
+        images, text, videos = listed(images), listed(text), listed(videos)
         inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
         if "pixel_values_videos" in inputs:
             self.put_frames_among_images(inputs, text)
@@ -147,52 +149,41 @@ class FlashSlothProcessor(VideoPrompts):
         return batch
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "FlashSlothProcessor":
         """
-        As upstream's, and also for a checkpoint in the authors' format, which has no processor files, and for one saved
-        without a video processor.
+        As upstream's, and also for a checkpoint in a foreign format, such as the authors', which has no processor
+        files, for one saved without a video processor, and for parts that were saved apart: what they do not say is
+        then as in the model's config.
+
+        Raises:
+            ValueError: if there are neither the processor's own options nor a model's config.
         """
         path = pretrained_model_name_or_path
-        parts = read_authors_processor(path, **kwargs)
-        if parts is not None:
-            return cls(**parts)
+        foreign, config_entries = foreign_format_at(path, **kwargs)
+        if foreign is not None:
+            return cls(**foreign.processor_parts(path, config_entries, **kwargs))
         entries, options = cls.get_processor_dict(path, **kwargs)
         find = {"_raise_exceptions_for_missing_entries": False} | hub_options(kwargs)
-        if not entries or "video_processor" in entries or cached_file(path, VIDEO_PROCESSOR_NAME, **find):
+        if not entries:
+            entries = cls._options_of_model(path, find)
+        elif "video_processor" in entries or cached_file(path, VIDEO_PROCESSOR_NAME, **find):
             return super().from_pretrained(path, **kwargs)
         parts = [auto.from_pretrained(path, **kwargs) for auto in (AutoImageProcessor, AutoTokenizer)]
         return cls.from_args_and_dict(parts, entries, **options)
 
-    @classmethod
-    def from_backbones(cls, text: str, vision: str, *, image_hd: bool = False, **choices):
-        """
-        The processor of [`FlashSlothForConditionalGeneration.from_backbones`] for the same arguments: the decoder's
-        tokenizer with placeholders added, its own chat template extended by images, queries and marks of answers (the
-        release's where it has none), and views of the size and with the mean and deviation of the vision tower.
-
-        In an extended template queries end a user turn only behind an image or video: text alone is the decoder's own
-        prompt. The release's has them in every turn.
-
-        Args:
-            text, vision (`str`): directories or Hub ids.
-            image_hd (`bool`, defaults to `False`): whether images are read in high definition.
-            choices: as for the model.
-        """
-        config, tokenizer, chat_template = plan(text, vision, **choices)
-        height, width = config.view_size
-        image_processor = FlashSlothImageProcessor(
-            size={"height": height, "width": width},
-            image_hd=image_hd,
-            **pixel_options(vision, choices.get("vision_options")),
-        )
-        return cls(
-            image_processor,
-            tokenizer,
-            num_query_tokens=config.num_query_tokens,
-            patch_size=config.vision_config.patch_size,
-            pooling_window=1 if config.pooling == "none" else config.pooling_window,
-            chat_template=chat_template,
-        )
+    @staticmethod
+    def _options_of_model(path, find: dict) -> dict:
+        if not cached_file(path, CONFIG_NAME, **find):
+            raise ValueError(
+                f"{path} has no processor_config.json, and no config.json that says patches, pooling and queries "
+                "instead: save the whole processor with `processor.save_pretrained`."
+            )
+        config = FlashSlothConfig.from_pretrained(path, **hub_options(find))
+        return {
+            "num_query_tokens": config.num_query_tokens,
+            "patch_size": config.vision_config.patch_size,
+            "pooling_window": list(config.window),
+        }
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As upstream's, but leaves the processor as it was, without upstream's note on where its code lies."""
@@ -254,60 +245,6 @@ class FlashSlothProcessor(VideoPrompts):
         if videos is None:  # upstream's check of videos copies their frames
             super().validate_inputs(images=images, text=text, **kwargs)
 
-    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        """Returns the placeholders of one image: one for each token that pooling leaves of each view."""
-        num_views, _, height, width = image_inputs["pixel_values"][image_idx].shape
-        return self.image_token * (num_views * self._tokens_per_view(height, width))
-
-    def get_text_with_replacements(
-        self,
-        text: list[str],
-        images_replacements: list[str] = (),
-        videos_replacements: list[str] = (),
-        audio_replacements=(),
-    ) -> tuple[list[str], list[list[dict]]]:
-        """
-        Expands the placeholders of images, videos and queries.
-
-        Args:
-            text (`list[str]`): prompts, a placeholder for each image, each video and each query run.
-            images_replacements (`list[str]`): what the images become, in reading order; none leaves them as they are.
-            videos_replacements (`list[str]`): as for images.
-
-        Returns:
-            The expanded prompts and, for each, a list of `{"type", "span", "new_span", "text", "replacement"}`, with
-            the type `"image"`, `"video"` or `"query"` and spans in characters before and after.
-        """
-        replacements = {"image": iter(images_replacements), "video": iter(videos_replacements)}
-        patterns = {"image": self.image_token, "video": self.video_token, "query": self.query_token}
-        for name, there in (("image", images_replacements), ("video", videos_replacements)):
-            if not there:
-                del patterns[name]
-        pattern = re.compile("|".join(f"(?P<{name}>{re.escape(token)})" for name, token in patterns.items()))
-
-        expanded_text, offsets = [], []
-        for sample in text:
-            expanded, end, sample_offsets = "", 0, []
-            for match in pattern.finditer(sample):
-                is_query = match.lastgroup == "query"
-                queries = self.query_token * self.num_query_tokens
-                replacement = queries if is_query else next(replacements[match.lastgroup])
-                expanded += sample[end : match.start()]
-                sample_offsets.append(
-                    {
-                        "type": match.lastgroup,
-                        "span": match.span(),
-                        "new_span": (len(expanded), len(expanded) + len(replacement)),
-                        "text": match.group(),
-                        "replacement": replacement,
-                    }
-                )
-                expanded += replacement
-                end = match.end()
-            expanded_text.append(expanded + sample[end:])
-            offsets.append(sample_offsets)
-        return expanded_text, offsets
-
     def _check_special_mm_tokens(self, text: list[str], text_inputs, modalities: list[str]):
         """Refuses a truncation that cuts placeholders; upstream's check knows those of images only."""
         input_ids = text_inputs["input_ids"]
@@ -330,17 +267,24 @@ class FlashSlothProcessor(VideoPrompts):
         if image_sizes is None:
             return MultiModalData()
         image_hd = self.image_processor.image_hd if kwargs.get("image_hd") is None else kwargs["image_hd"]
-        num_tokens = self._tokens_per_image(kwargs.get("size") or self.image_processor.size, image_hd)
+        size = kwargs.get("size") or self.image_processor.size
+        num_tokens = self._tokens_per_image(size, image_hd, kwargs.get("pooling_window"))
         num_images = len(image_sizes)
         # An image is one row of `pixel_values`, however many views it has.
         return MultiModalData(num_image_tokens=[num_tokens] * num_images, num_image_patches=[1] * num_images)
 
-    def _tokens_per_image(self, size: dict[str, int], image_hd: bool) -> int:
+    def _tokens_per_image(self, size: dict[str, int], image_hd: bool, pooling_window=None) -> int:
         size = get_size_dict(size)
-        return (5 if image_hd else 1) * self._tokens_per_view(size["height"], size["width"])
+        return (5 if image_hd else 1) * self._tokens_per_view(size["height"], size["width"], pooling_window)
 
-    def _tokens_per_view(self, height: int, width: int) -> int:
-        patch, window = as_pair(self.patch_size), as_pair(self.pooling_window)
+    def _tokens_per_view(self, height: int, width: int, pooling_window: int | list[int] | None = None) -> int:
+        patch, window = as_pair(self.patch_size), as_pair(pooling_window or self.pooling_window)
+        grid = (height // patch[0], width // patch[1])
+        if pooling_window and window != as_pair(self.pooling_window) and window not in square_windows(grid).values():
+            raise ValueError(
+                f"`pooling_window`={pooling_window} is no square window that tiles the {grid[0]} x {grid[1]} patches "
+                f"of a view; choose one of {', '.join(str(side) for side, _ in square_windows(grid).values())}."
+            )
         tokens = (height // patch[0] // window[0]) * (width // patch[1] // window[1])
         if tokens == 0:
             raise ValueError(

@@ -30,7 +30,11 @@ class QuerySpans(NamedTuple):
 
 
 def question_starts(
-    is_image: torch.Tensor, input_ids: torch.Tensor, user_prefix_ids: list[int], pad_token_id: int | None = None
+    is_image: torch.Tensor,
+    input_ids: torch.Tensor,
+    user_prefix_ids: list[int],
+    pad_token_id: int | None = None,
+    is_padding: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Marks the first token of what a user typed: the second token behind an image (a newline stands between), and the
@@ -42,27 +46,46 @@ def question_starts(
         input_ids (`torch.LongTensor`): `(B, L)`.
         user_prefix_ids (`list[int]`): ids that open a later user turn.
         pad_token_id (`int`, *optional*): the id of padding.
+        is_padding (`torch.BoolTensor`, *optional*): positions that are known to be padding, `(B, L)`.
 
     Returns:
         `torch.BoolTensor`: `(B, L)`.
     """
     image_ends = is_image & ~shift(is_image, -1)
     starts = shift(image_ends, 2)
+    if is_padding is not None:  # padding may stand between, where a cache ends behind the image
+        count = (~is_padding).cumsum(1)  # (B, L)
+        count_at_image = torch.where(image_ends, count, -2).cummax(dim=1)[0]
+        starts = ~is_padding & (count - count_at_image == 2)
     header = torch.full_like(is_image, bool(user_prefix_ids))
     for distance, token_id in enumerate(reversed(user_prefix_ids), start=1):
         # The header may begin with the very token that pads (ChatML's `<|im_end|>`); padding then is a beginning too.
-        if distance == len(user_prefix_ids) and token_id != pad_token_id:
-            input_ids = _through_padding(input_ids, pad_token_id)
+        if distance == len(user_prefix_ids):
+            seen = torch.zeros_like(is_image) if is_padding is None else is_padding
+            input_ids = _through_padding(input_ids, seen | (input_ids == pad_token_id) & (token_id != pad_token_id))
         header = header & shift((input_ids == token_id) | (input_ids == UNKNOWN), distance)
     return starts | header
 
 
-def _through_padding(input_ids: torch.Tensor, pad_token_id: int | None) -> torch.Tensor:
+def _through_padding(input_ids: torch.Tensor, is_padding: torch.Tensor) -> torch.Tensor:
     """Writes over padding in `(B, L)` the id of the last token before it."""
-    if pad_token_id is None:
-        return input_ids
     where = torch.arange(input_ids.shape[1], device=input_ids.device)
-    return input_ids.gather(1, torch.where(input_ids == pad_token_id, 0, where).cummax(dim=1).values)
+    return input_ids.gather(1, torch.where(is_padding, 0, where).cummax(dim=1)[0])
+
+
+def padding_of(attention_mask: torch.Tensor | dict | None, input_ids: torch.Tensor) -> torch.Tensor | None:
+    """
+    The positions of `(B, L)` that are padding, `(B, L)`, by a mask `(B, L)`, or by what the last position sees of a
+    mask `(B, heads, queries, L or more)`, as static caches have it; `None` where the mask does not say.
+    """
+    if isinstance(attention_mask, dict):
+        attention_mask = attention_mask.get("full_attention")
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.shape[-1] < input_ids.shape[1]:
+        return None
+    if attention_mask.ndim == 4:
+        seen = attention_mask[:, 0, -1, : input_ids.shape[1]]
+        return ~seen if seen.dtype == torch.bool else seen < 0
+    return attention_mask[:, : input_ids.shape[1]] == 0
 
 
 def find_query_spans(
@@ -73,10 +96,10 @@ def find_query_spans(
     num_images: int,
     tokens_per_image: int,
     num_cached: int = 0,
+    attention_mask: torch.Tensor | dict | None = None,
 ) -> QuerySpans:
     """
-    Finds the query runs of a batch, the question of each and the images before it. Padding, on either side, belongs
-    to no question, as a question lies between its start and its run.
+    Finds the query runs of a batch, the question of each and the images before it. Padding belongs to no question.
 
     Args:
         input_ids (`torch.LongTensor`): ids with the placeholders expanded, `(B, L)`.
@@ -85,6 +108,8 @@ def find_query_spans(
         tokens_per_image (`int`): placeholders an image takes (V x T).
         num_cached (`int`, defaults to 0): the first positions of `input_ids` whose keys and values are cached; their
             runs are over, their images can be seen, and the spans count positions from behind them.
+        attention_mask (`torch.Tensor` or `dict`, *optional*): what the decoder is given; says where padding is. Without
+            it there is none but on the sides, and behind answers that ended early.
 
     Returns:
         [`QuerySpans`]
@@ -109,11 +134,15 @@ def find_query_spans(
 
     # Questions: from the last start before the run, or from the run before it, up to the run.
     pad_token_id = config.text_config.pad_token_id
-    starts = question_starts(is_image, input_ids, config.user_prefix_ids, pad_token_id) | shift(run_ends, 1)
+    is_padding = padding_of(attention_mask, input_ids)
+    starts = question_starts(is_image, input_ids, config.user_prefix_ids, pad_token_id, is_padding)
+    starts = starts | shift(run_ends, 1)
     last_start = torch.where(starts, where, 0).cummax(dim=1).values  # (B, L)
     question_start = last_start.gather(1, run_starts.clamp(max=length - 1))  # (B, R)
     question = (where >= question_start[:, :, None]) & (where < run_starts[:, :, None])  # (B, R, L)
     question = question & valid[:, :, None] & ~is_image[:, None, :]
+    if is_padding is not None:
+        question = question & ~is_padding[:, None, :]
 
     if num_cached and question[..., :num_cached].any():
         raise ValueError(

@@ -1,7 +1,18 @@
-"""Spatial attention pooling (SAP): every window of 3 x 3 patches becomes one token, weighted by learned scores."""
+"""
+Spatial attention pooling (SAP): every window of 3 x 3 patches becomes one token, weighted by learned scores.
+
+A patch's score is its own, whatever window it lies in, so that windows of another size pool as well.
+"""
 
 import torch
 from torch import nn
+
+
+def square_windows(grid: tuple[int, int]) -> dict[int, tuple[int, int]]:
+    """The square windows that tile a grid of patches, by the tokens that they leave of it: `{81: (3, 3), ...}`."""
+    rows, columns = grid
+    sides = [side for side in range(1, min(grid) + 1) if rows % side == columns % side == 0]
+    return {rows // side * (columns // side): (side, side) for side in sides}
 
 
 class SpatialPooling(nn.Module):
@@ -9,21 +20,21 @@ class SpatialPooling(nn.Module):
     Sums non-overlapping windows of a view's patch grid under `weights`, which subclasses compute.
 
     Args:
-        window (`tuple[int, int]`): height and width of a window, in patches.
+        window (`tuple[int, int]`): height and width of a window, in patches, where a call names no other.
         grid (`tuple[int, int]`): rows and columns of the patches of a view.
     """
 
     def __init__(self, window: tuple[int, int], grid: tuple[int, int]):
         super().__init__()
-        (self.height, self.width) = window
-        self.rows, self.columns = grid[0] // window[0], grid[1] // window[1]
+        self.window, self.grid = window, grid
 
-    def weights(self, patches: torch.Tensor) -> torch.Tensor:
+    def weights(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
         """
         The share of each patch in its window, summing to 1 over a window.
 
         Args:
             patches (`torch.Tensor`): patch features, row by row, `(views, P, Dv)`.
+            window (`tuple[int, int]`, *optional*): another window than the module's own; it has to tile the grid.
 
         Returns:
             `torch.Tensor`: float32, `(views, rows, window height, columns, window width)`, of rows and columns of
@@ -31,21 +42,22 @@ class SpatialPooling(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+    def forward(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
         """
         Args:
-            patches (`torch.Tensor`): patch features, row by row, `(views, P, Dv)`.
+            patches (`torch.Tensor`), window (`tuple[int, int]`, *optional*): as for `weights`.
 
         Returns:
             `torch.Tensor`: one feature a window, row by row, `(views, T, Dv)`.
         """
-        weights = self.weights(patches).to(patches.dtype)
-        pooled = torch.einsum("vhiwj,vhiwjd->vhwd", weights, self._windows(patches))
+        weights = self.weights(patches, window).to(patches.dtype)
+        pooled = torch.einsum("vhiwj,vhiwjd->vhwd", weights, self._windows(patches, window))
         return pooled.flatten(1, 2)  # (views, T, Dv)
 
-    def _windows(self, patches: torch.Tensor) -> torch.Tensor:
+    def _windows(self, patches: torch.Tensor, window: tuple[int, int] | None) -> torch.Tensor:
         """`(views, P, n)` seen as `(views, rows, window height, columns, window width, n)`, without a copy."""
-        return patches.unflatten(1, (self.rows, self.height, self.columns, self.width))
+        (rows, columns), (height, width) = self.grid, window or self.window
+        return patches.unflatten(1, (rows // height, height, columns // width, width))
 
 
 class SpatialAttentionPooling(SpatialPooling):
@@ -66,10 +78,10 @@ class SpatialAttentionPooling(SpatialPooling):
         self.dropout = nn.Dropout(dropout)
         self.score_proj = nn.Linear(width, 1)
 
-    def weights(self, patches: torch.Tensor) -> torch.Tensor:
+    def weights(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
         """See [`SpatialPooling.weights`]."""
         scores = self.score_proj(self.dropout(self.hidden_proj(patches).relu()))  # (views, P, 1)
-        scores = self._windows(scores).squeeze(-1).float()  # (views, rows, height, columns, width)
+        scores = self._windows(scores, window).squeeze(-1).float()  # (views, rows, height, columns, width)
         # The softmax runs over the two window axes together.
         shifted = scores - scores.amax(dim=(2, 4), keepdim=True).detach()
         exponentials = shifted.exp()
@@ -79,11 +91,12 @@ class SpatialAttentionPooling(SpatialPooling):
 class SpatialAveragePooling(SpatialPooling):
     """Weights the patches of a window alike; without parameters. Windows of one patch leave the patches as they are."""
 
-    def weights(self, patches: torch.Tensor) -> torch.Tensor:
+    def weights(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
         """See [`SpatialPooling.weights`]."""
-        shape = (patches.shape[0], self.rows, self.height, self.columns, self.width)
-        return torch.full(shape, 1 / (self.height * self.width), device=patches.device)
+        height, width = window or self.window
+        shape = self._windows(patches, window).shape[:-1]
+        return torch.full(shape, 1 / (height * width), device=patches.device)
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+    def forward(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
         """See [`SpatialPooling.forward`]."""
-        return self._windows(patches).mean(dim=(2, 4)).flatten(1, 2)  # (views, T, Dv)
+        return self._windows(patches, window).mean(dim=(2, 4)).flatten(1, 2)  # (views, T, Dv)

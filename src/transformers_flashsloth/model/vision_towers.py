@@ -5,25 +5,21 @@ from math import isqrt
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-# Families with a patch grid whose class, register and distillation tokens stand before the patches. What is not here
-# is tried out at construction.
-KNOWN = (
-    "aimv2_vision_model",
-    "clip_vision_model",
-    "deit",
-    "dinov2",
-    "dinov2_with_registers",
-    "dinov3_vit",
-    "siglip2_vision_model",
-    "siglip_vision_model",
-    "vit",
-)
-REFUSED = {
-    "vit_mae": "it hides a random part of the patches",
-    "yolos": "its detection tokens stand behind the patches",
+from .decoders import ACCEPTANCE
+
+# The tower of the released FlashSloth-3.2B.
+SIGLIP_SO400M = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 384,
+    "vision_use_head": False,
 }
 # Behind the last layer; features are read before them.
 FINAL_NORMS = ("post_layernorm", "layernorm", "norm", "rms_norm")
@@ -35,17 +31,17 @@ TAKES_PATCHES = ("siglip2_vision_model",)
 INTERPOLATES_ALWAYS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "siglip2_vision_model")
 
 
-def check_vision_config(config: PreTrainedConfig) -> None:
-    """Raises ValueError, with the reason, for a tower whose config says that FlashSloth cannot be built on it."""
-    if config.model_type in REFUSED:
-        raise _refusal(config, REFUSED[config.model_type])
-    if hasattr(config, "vision_config"):
-        raise _refusal(config, "it is a model of several parts: pass its `vision_config` alone")
-    if type(config) not in MODEL_MAPPING and not hasattr(config, "auto_map"):
-        raise _refusal(config, "transformers has no AutoModel for it")
-    for name in ("hidden_size", "num_hidden_layers", "patch_size"):
-        if not isinstance(getattr(config, name, None), (int, list, tuple)):
-            raise _refusal(config, f"its config does not say `{name}`, so it has no grid of patches of one size")
+def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    """
+    A side, or a height and a width, as a height and a width.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2:
+        raise ValueError(f"A size is a number or a height and a width, got {size}.")
+    return pair
 
 
 def native_view_size(config: PreTrainedConfig) -> int | list[int] | tuple[int, ...]:
@@ -54,7 +50,7 @@ def native_view_size(config: PreTrainedConfig) -> int | list[int] | tuple[int, .
     if size is not None:
         return size
     if getattr(config, "num_patches", None) is None:
-        raise _refusal(config, "its config does not say `image_size`")
+        raise tower_refusal(config, "its config does not say `image_size`")
     return isqrt(config.num_patches) * config.patch_size  # SigLIP 2
 
 
@@ -83,14 +79,9 @@ def build_tower(
                 f"it cannot be built with an `image_size` of {size} ({error}). Give it one number, and name height and "
                 "width in FlashSlothConfig's own `image_size`"
             )
-        raise _refusal(config, reason) from error
-    square = view_size[0] == view_size[1]
-    if config.model_type not in KNOWN or not (square or config.model_type in TAKES_PATCHES):
-        _try_out(kept, view_size, grid)
-    if config.model_type not in KNOWN and num_layers < config.num_hidden_layers:
-        whole = config_of_layers(config, config.num_hidden_layers)
-        if _num_parameters(whole) == _num_parameters(kept):  # Swin, of a single stage
-            raise _refusal(config, "its config says `num_hidden_layers`, but not so that fewer of them are built")
+        raise tower_refusal(config, reason) from error
+    for known in ACCEPTANCE:
+        known.check_tower(config, kept, view_size, grid)
     return tower
 
 
@@ -153,7 +144,7 @@ def read_patches(
     features = outputs.last_hidden_state  # (views, class and register tokens + P, Dv)
     if features.ndim != 3 or len(features) != len(views) or features.shape[1] < num_patches:
         shape = tuple(features.shape)
-        raise _refusal(
+        raise tower_refusal(
             tower.config, f"its features have the shape {shape} for {len(views)} views of {grid[0]}x{grid[1]} patches"
         )
     return features[:, -num_patches:], outputs
@@ -170,23 +161,6 @@ def _as_patches(views: torch.Tensor, grid: tuple[int, int], side: int) -> tuple[
     return patches, {"pixel_attention_mask": visible, "spatial_shapes": shapes}
 
 
-@torch.no_grad()
-def _try_out(config: PreTrainedConfig, view_size: tuple[int, int], grid: tuple[int, int]) -> None:
-    """Runs a tower on shapes alone, to see whether its features are a grid of patches."""
-    try:
-        with torch.device("meta"):
-            tower = AutoModel.from_config(config)
-            features, _ = read_patches(tower, torch.zeros((2, 3, *view_size), dtype=tower.dtype), grid)
-    except Exception as error:
-        raise _refusal(config, f"it does not run on views of {view_size} pixels: {error}") from error
-    if features.shape[-1] != config.hidden_size:
-        raise _refusal(config, f"its features are {features.shape[-1]} wide, but its config says {config.hidden_size}")
-
-
-def _num_parameters(config: PreTrainedConfig) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
-
-
-def _refusal(config: PreTrainedConfig, reason: str) -> ValueError:
+def tower_refusal(config: PreTrainedConfig, reason: str) -> ValueError:
+    """What to raise for a vision tower that FlashSloth cannot be built on."""
     return ValueError(f"FlashSloth cannot be built on a vision tower of the type {config.model_type!r}: {reason}.")

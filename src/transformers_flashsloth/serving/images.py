@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from ..asking.conversation import InputError
+from ..checkpoints.opening import InputError
 
 MAX_IMAGES = 16
 MAX_ENCODED_BYTES = 20 * 2**20

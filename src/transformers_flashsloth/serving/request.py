@@ -1,5 +1,6 @@
 """What a request for a chat completion may hold."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -42,6 +43,47 @@ class Message(BaseModel):
 
     role: Literal["system", "user", "assistant"]
     content: Annotated[list[Part], Field(max_length=100), BeforeValidator(_as_parts)]
+
+
+# Fields that say nothing of the answer; the usage that `stream_options` can ask for comes in any case.
+HARMLESS = {"metadata", "prediction", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
+HARMLESS |= {"stream_options"}
+# Fields that are taken as long as they ask for what this server does anyway: these values, and what it does.
+FIXED = {
+    "audio": ([None], "it answers in text"),
+    "function_call": ([None, "none"], "it calls no functions"),
+    "functions": ([None, []], "it calls no functions"),
+    "logit_bias": ([None, {}], "it does not change the scores of tokens"),
+    "logprobs": ([None, False], "it returns no probabilities"),
+    "modalities": ([None, ["text"]], "it answers in text"),
+    "n": ([None, 1], "it gives one answer to a request"),
+    "parallel_tool_calls": ([None, True, False], "it calls no tools"),
+    "presence_penalty": ([None, 0], "it knows `frequency_penalty` only"),
+    "reasoning_effort": ([None, "none"], "it answers without reasoning beforehand"),
+    "response_format": ([None, {"type": "text"}], "it answers in plain text"),
+    "tool_choice": ([None, "none", "auto"], "it calls no tools"),
+    "tools": ([None, []], "it calls no tools"),
+    "top_logprobs": ([None, 0], "it returns no probabilities"),
+    "web_search_options": ([None], "it does not search"),
+}
+
+
+def check_fields(body: dict) -> dict:
+    """
+    The fields of a request that `ChatRequest` reads.
+
+    Raises:
+        KeyError: naming fields that this server does not know.
+        ValueError: for a field that asks for something else than this server does.
+    """
+    unknown = body.keys() - ChatRequest.model_fields.keys() - FIXED.keys() - HARMLESS
+    if unknown:
+        raise KeyError(", ".join(sorted(unknown)))
+    for name, (values, what) in FIXED.items():
+        if name in body and body[name] not in values:
+            told = json.dumps(body[name])[:100]
+            raise ValueError(f"`{name}` is {told}, but this server cannot do that: {what}. Leave the field out.")
+    return {name: value for name, value in body.items() if name in ChatRequest.model_fields}
 
 
 class ChatRequest(BaseModel):

@@ -20,14 +20,15 @@ from PIL import Image
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from transformers import GenerationConfig
-from transformers.cli.serving.chat_completion import UNUSED_CHAT_COMPLETION_FIELDS, ChatCompletionHandler
+from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerateManager, GenerationState, Modality
 
-from ..asking.conversation import DEFAULT_CHECKPOINT, Conversation, InputError
+from ..asking.conversation import Conversation
+from ..checkpoints.opening import DEFAULT_CHECKPOINT, InputError
 from .images import ImageReader
-from .request import ChatRequest, ImagePart, TextPart
+from .request import ChatRequest, ImagePart, TextPart, check_fields
 
 OPEN_PATHS = ("/v1/chat/completions", "/v1/models", "/health")
 MAX_BODY_BYTES = 32 * 2**20
@@ -142,10 +143,10 @@ class ChatHandler(ChatCompletionHandler):
             raise HTTPException(400, str(error)) from error
 
     async def _checked(self, body: dict) -> dict:
-        unknown = body.keys() - ChatRequest.model_fields.keys() - UNUSED_CHAT_COMPLETION_FIELDS
-        if unknown:
-            raise HTTPException(422, f"this server does not take the fields {', '.join(sorted(unknown))}")
-        request = ChatRequest.model_validate(body)
+        try:
+            request = ChatRequest.model_validate(check_fields(body))
+        except KeyError as error:
+            raise HTTPException(422, f"this server does not take the fields {error.args[0]}") from error
 
         longest = request.max_completion_tokens or request.max_tokens
         context = self.model_manager.context

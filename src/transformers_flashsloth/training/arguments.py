@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from transformers.utils.versions import require_version
 from yaml import YAMLError
 
-from ..asking.conversation import InputError
+from ..checkpoints.opening import InputError
 from .row_files import TrainingDataError
 
 try:
+    require_version("trl>=1.16")  # the first that trains on answers alone where rows have images, on every device
     from trl import ModelConfig, ScriptArguments, SFTConfig, TrlParser
 except ImportError as error:
-    raise ImportError('Training needs more packages: pip install "transformers-flashsloth[train]".') from error
+    hint = 'pip install --upgrade "transformers-flashsloth[train]"'
+    raise ImportError(f"Training needs trl 1.16 or newer and its companions: {hint}.") from error
 
 # Shared by the recipes. Rows are never cut: one that is longer than `max_length` is a broken row.
 DEFAULTS = {

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetInfo, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 
-from .data import FORMAT, ReaderOptions, checked_rows, example, grouping_length, report
+from .checking import FORMAT, ReaderOptions, checked_rows, example, report
 from .images import NamedImage, problem_of_image, problems_of_images
-from .lengths import Ruler
+from .lengths import Ruler, grouping_length
 from .row_files import MIN_ROWS, Shard, TrainingDataError, read_shard
 from .rows import Fault, RowError, Source
 

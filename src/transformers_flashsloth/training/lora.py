@@ -3,18 +3,18 @@ LoRA: an adapter for your questions and images.
 
 On a LLaVA file, or a folder of images with a table of questions and answers:
 
-    python -m transformers_flashsloth.training.lora --model_name_or_path flashsloth-3.2b \
+    flashsloth train lora --model_name_or_path flashsloth-3.2b \
         --csv questions.csv --image_folder images --on_error skip \
         --eval_fraction 0.05 --eval_strategy epoch --output_dir adapter
 
 On a dataset of the Hub or on disk in one of TRL's formats (`messages`, or `prompt` and `completion`, with `images`):
 
-    python -m transformers_flashsloth.training.lora --model_name_or_path flashsloth-3.2b \
+    flashsloth train lora --model_name_or_path flashsloth-3.2b \
         --dataset_name HuggingFaceH4/llava-instruct-mix-vsft --train_compressor \
         --lora_r 64 --lora_alpha 128 --output_dir adapter
 
 All flags of TRL's `SFTConfig` and `ModelConfig` work, `--config file.yaml` too; for several GPUs write
-`accelerate launch -m` instead of `python -m`.
+`accelerate launch -m transformers_flashsloth` instead of `flashsloth`.
 """
 
 import sys
@@ -25,7 +25,7 @@ import torch
 from peft import LoraConfig
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from ..asking.conversation import DEFAULT_CHECKPOINT, InputError
+from ..checkpoints.opening import DEFAULT_CHECKPOINT, InputError
 from ..model.adapters_flashsloth import COMPRESSOR_MODULES
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from .arguments import DataArguments, has_bfloat16, parse_arguments, run_command

@@ -17,12 +17,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
-from ..asking.conversation import InputError
+from ..checkpoints.opening import InputError
 from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.processing_flashsloth import FlashSlothProcessor
 from .arguments import DataArguments
-from .data import read_image_folder, read_llava_json, report
+from .checking import report
+from .data import read_image_folder, read_llava_json
 from .dataset import check_images, measure, with_lengths
 from .lengths import Ruler
 from .row_files import TrainingDataError

@@ -4,7 +4,7 @@ Stage 1, alignment: the projector and SAP learn to show captioned images to the 
 A row is `<image>CAPTION<learnable>\n`, trained on the caption and the newline. On the release's data, LLaVA's 558k
 captions, with its schedule (learning rate 1e-3, 256 rows a step, one epoch):
 
-    accelerate launch -m transformers_flashsloth.training.stage1 --model_name_or_path untrained-flashsloth \
+    accelerate launch -m transformers_flashsloth train stage1 --model_name_or_path untrained-flashsloth \
         --llava_json blip_laion_cc_sbu_558k.json --image_folder images --on_error skip --output_dir stage1
 
 All flags of TRL's `SFTConfig` work. `flashsloth build` makes the untrained model.
@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from ..asking.conversation import InputError
-from ..model.decoder_chat import special_texts
+from ..building.decoder_chat import special_texts
+from ..checkpoints.opening import InputError
 from .arguments import STAGE_DEFAULTS, StageArguments, accumulate, parse_arguments, run_command
 from .run import build_trainer, load_data, load_model, load_processor, run, step_flags
 

@@ -4,7 +4,7 @@ Stage 2, instruction: projector, SAP, queries, EmbQ and decoder learn from conve
 Every answer and its `</s>` are trained on. On the release's data, with its schedule (learning rate 2e-5, 128 rows a
 step, one epoch), from what stage 1 saved:
 
-    accelerate launch -m transformers_flashsloth.training.stage2 --model_name_or_path stage1 \
+    accelerate launch -m transformers_flashsloth train stage2 --model_name_or_path stage1 \
         --llava_json llava_instruct.json --image_folder images --on_error skip --output_dir flashsloth
 
 High definition goes on from there with `--image_hd True`, and `--train_vision_tower` if the tower is to learn too. All
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from trl import SFTTrainer
 
-from ..asking.conversation import InputError
+from ..checkpoints.opening import InputError
 from .arguments import STAGE_DEFAULTS, StageArguments, accumulate, parse_arguments, run_command
 from .run import build_trainer, load_data, load_model, load_processor, run, step_flags
 

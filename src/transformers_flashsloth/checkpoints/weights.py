@@ -10,10 +10,8 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-PICKLES_REFUSED = (
-    "The weights in {directory} are pickles ({name}), which can run any code when they are read. Get the checkpoint "
-    "as safetensors. If you trust its source, {remedy}; then they are read with `weights_only=True`."
-)
+from ..model.pretrained_flashsloth import PICKLES_REFUSED, TRUST_PICKLES
+
 # Number types of weights, as the safetensors format writes them.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -58,7 +56,7 @@ class CheckpointFiles:
         self,
         directory: str | os.PathLike,
         trust_pickles: bool = False,
-        remedy: str = "pass `use_safetensors=False`",
+        remedy: str = TRUST_PICKLES,
     ):
         self.directory = Path(directory)
         self._unpickled: tuple[Path | None, dict[str, torch.Tensor]] = (None, {})

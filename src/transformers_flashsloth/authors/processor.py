@@ -8,9 +8,10 @@ from tokenizers import AddedToken
 from transformers import CodeGenTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from .authors_checkpoint import END_OF_TEXT_ID, hub_options, read_authors_config
-from .configuration_flashsloth import FlashSlothConfig
-from .image_processing_flashsloth import FlashSlothImageProcessor
+from ..model.configuration_flashsloth import FlashSlothConfig
+from ..model.foreign_formats import hub_options
+from ..model.image_processing_flashsloth import FlashSlothImageProcessor
+from .format import END_OF_TEXT_ID
 
 IMAGE_TOKEN = "<image>"
 END_OF_TEXT = "<|endoftext|>"
@@ -18,24 +19,22 @@ END_OF_ANSWER = "</s>"
 SPECIAL_TOKENS = ("<learnable>", END_OF_ANSWER, IMAGE_TOKEN)
 
 
-def read_authors_processor(path: str | os.PathLike, image_hd: bool | None = None, **options) -> dict | None:
+def authors_processor_parts(path: str | os.PathLike, entries: dict, image_hd: bool | None = None, **options) -> dict:
     """
     Makes the parts of the processor that fits a checkpoint in the authors' format.
 
     Args:
         path (`str` or `os.PathLike`): directory or Hub id.
+        entries (`dict`): of its config.json.
         image_hd (`bool`, *optional*): whether images are read in high definition; by default as config.json says.
         options: those of `from_pretrained`.
 
     Returns:
-        the arguments of [`FlashSlothProcessor`], or `None` for a checkpoint in another format.
+        the arguments of [`FlashSlothProcessor`].
 
     Raises:
         OSError or ValueError: as [`load_authors_tokenizer`].
     """
-    entries = read_authors_config(path, **options)
-    if entries is None:
-        return None
     config = FlashSlothConfig.from_pretrained(path, **hub_options(options))
     vision = config.vision_config
     return {

@@ -13,12 +13,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "conversion"))
-from convert_checkpoint import convert
-from push_to_hub import push_to_hub
-
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
+from transformers_flashsloth.authors.convert import convert
 from transformers_flashsloth.building.checkpoint import build_checkpoint
+from transformers_flashsloth.publishing.push import push_to_hub
 
 
 def outcome(step: Callable, *arguments, **options):

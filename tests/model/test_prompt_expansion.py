@@ -13,9 +13,9 @@ from transformers import AutoProcessor, pipeline
 from tests.golden_model import IMAGE, tiny_config
 from tests.phi_tokenizer import build_phi_tokenizer
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothImageProcessor, FlashSlothProcessor
-from transformers_flashsloth.asking.conversation import DEFAULT_CHECKPOINT
+from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
+from transformers_flashsloth.model.prompt_expansion import frame_labels
 from transformers_flashsloth.model.question_spans import find_query_spans
-from transformers_flashsloth.model.video_prompts import frame_labels
 
 EXAMPLES = Path(str(files("transformers_flashsloth") / "examples"))
 RED, BLUE, GREEN, GREY = (Image.new("RGB", (60, 40), colour) for colour in ("red", "blue", "green", "grey"))

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from tqdm import tqdm
 
-from transformers_flashsloth.model.checkpoint_files import DTYPES, CheckpointFiles, TensorInfo
+from ..checkpoints.weights import DTYPES, CheckpointFiles, TensorInfo
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

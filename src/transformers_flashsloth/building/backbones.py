@@ -1,124 +1,100 @@
-"""A new, untrained FlashSloth from a decoder and a vision tower: what is kept, what is chosen, how new parts start."""
-
-from typing import NamedTuple
+"""A new, untrained FlashSloth from a decoder and a vision tower: which weights are kept, and how new parts start."""
 
 import torch
 from torch import nn
 from transformers import (
     MODEL_MAPPING,
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GgufConfig,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .configuration_flashsloth import FlashSlothConfig
-from .decoder_chat import extend_chat_template, user_prefix_ids
-from .decoder_seam import open_seam
-from .decoders import check_decoder, layers_of
-from .vision_towers import config_of_layers, cut_tower
+from ..model.decoder_seam import open_seam
+from ..model.decoders import layers_of
+from ..model.image_processing_flashsloth import FlashSlothImageProcessor
+from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
+from ..model.processing_flashsloth import FlashSlothProcessor
+from ..model.vision_towers import config_of_layers, cut_tower
+from .accepted_decoders import check_decoder
+from .plan import plan
 
-IMAGE, QUERY, END = "<image>", "<learnable>", "</s>"
 # What an image processor says of pixel values, and nothing of sizes: a view is the whole image, squashed.
 PIXEL_OPTIONS = ("do_normalize", "do_rescale", "image_mean", "image_std", "resample", "rescale_factor")
-RELEASED_EMBQ_LAYER = 7
 
 
-class Plan(NamedTuple):
+def from_backbones(
+    text: str, vision: str, *, dtype: str = "auto", image_hd: bool = False, **choices
+) -> tuple[FlashSlothForConditionalGeneration, FlashSlothProcessor]:
     """
-    Attributes:
-        config ([`FlashSlothConfig`]): of the new model.
-        tokenizer (`PreTrainedTokenizerBase`): the decoder's, with the placeholders.
-        chat_template (`str`, *optional*): the decoder's, extended; `None` for the release's.
-    """
+    Builds an untrained FlashSloth of a decoder and a vision tower, which keep their weights, and its processor: the
+    decoder's tokenizer with placeholders added, its own chat template extended by images, queries and marks of answers
+    (the release's where it has none), and views of the size and with the mean and deviation of the vision tower.
 
-    config: FlashSlothConfig
-    tokenizer: Tokenizer
-    chat_template: str | None
-
-
-def plan(
-    text: str,
-    vision: str,
-    *,
-    text_options: dict | None = None,
-    vision_options: dict | None = None,
-    text_config: PreTrainedConfig | None = None,
-    **choices,
-) -> Plan:
-    """
-    Chooses the config of a new model, the same for model and processor.
+    In an extended template queries end a user turn only behind an image or video: text alone is the decoder's own
+    prompt. The release's has them in every turn.
 
     Args:
         text (`str`): directory or Hub id of a causal language model with its tokenizer.
         vision (`str`): directory or Hub id of a vision tower, or of a model that has one as its vision part.
-        text_options, vision_options (`dict`, *optional*): of `from_pretrained`, such as `revision`. With `gguf_file`
-            the decoder is read of that file (needs the package `gguf`), its weights as the numbers they stand for.
-        text_config (`PreTrainedConfig`, *optional*): of the decoder, where it is loaded already.
-        choices: fields of [`FlashSlothConfig`]. What is not chosen follows the release as far as the parts allow.
+        dtype (`str`, defaults to `"auto"`): number type; by default the decoder's.
+        image_hd (`bool`, defaults to `False`): whether images are read in high definition.
+        choices: fields of [`FlashSlothConfig`], and `text_options` and `vision_options`; see `plan`.
+
+    Returns:
+        the model, in evaluation mode as `from_pretrained` gives it, and the processor.
 
     Raises:
         OSError: if a checkpoint is missing.
-        ValueError or StrictDataclassError: if the parts do not fit each other; the message says what would fit.
+        ValueError or StrictDataclassError: if the parts do not fit each other, with what would fit, or a checkpoint
+            lacks weights.
+
+    Example:
+
+    ```python
+    >>> from transformers_flashsloth import from_backbones
+
+    >>> text, vision = "HuggingFaceTB/SmolLM2-135M-Instruct", "google/siglip-base-patch16-384"
+    >>> model, processor = from_backbones(text, vision, pooling_window=4)
+    ```
     """
-    text_options, vision_options = text_options or {}, vision_options or {}
-    text_config = text_config or AutoConfig.from_pretrained(text, **text_options).get_text_config()
-    vision_config = _vision_config(vision, vision_options)
-    tokenizer = AutoTokenizer.from_pretrained(text, **text_options)
-    has_template = bool(tokenizer.chat_template)
-    _add_placeholders(tokenizer, has_template)
-    chat_template = extend_chat_template(tokenizer) if has_template else None
-    prefix = tokenizer(f"{END}USER:", add_special_tokens=False).input_ids
-    full_stop = tokenizer(" .", add_special_tokens=False).input_ids
-    text_config.vocab_size = max(text_config.vocab_size, len(tokenizer))
-    if not has_template:
-        text_config.eos_token_id, text_config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    num_layers = text_config.num_hidden_layers
-    fitting = {
-        "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE),
-        "query_token_id": tokenizer.convert_tokens_to_ids(QUERY),
-        "query_init_token_id": full_stop[0] if len(full_stop) == 1 else None,
-        "user_prefix_ids": user_prefix_ids(tokenizer, IMAGE) if has_template else prefix,
-        "embq_layer": RELEASED_EMBQ_LAYER if num_layers > RELEASED_EMBQ_LAYER else num_layers // 2,
-        "embq_hidden_size": vision_config.hidden_size // 2,
-        "vision_feature_layer": -2,
-    } | choices
-    if "pooling_window" not in choices and choices.get("pooling") != "none":
-        fitting["pooling_window"] = _fitting_window(vision_config, fitting)
-    config = FlashSlothConfig(text_config=text_config, vision_config=vision_config, **fitting)
-    return Plan(config, tokenizer, chat_template)
+    processor = _processor(text, vision, image_hd, choices)  # refuses what does not fit before weights are read
+    return _model(text, vision, dtype, choices), processor
 
 
-def assemble(model_class: type[PreTrainedModel], text: str, vision: str, *, dtype: str = "auto", **options):
+def _processor(text: str, vision: str, image_hd: bool, choices: dict) -> FlashSlothProcessor:
+    config, tokenizer, chat_template = plan(text, vision, **choices)
+    height, width = config.view_size
+    image_processor = FlashSlothImageProcessor(
+        size={"height": height, "width": width},
+        image_hd=image_hd,
+        **pixel_options(vision, choices.get("vision_options")),
+    )
+    return FlashSlothProcessor(
+        image_processor,
+        tokenizer,
+        num_query_tokens=config.num_query_tokens,
+        patch_size=config.vision_config.patch_size,
+        pooling_window=1 if config.pooling == "none" else config.pooling_window,
+        chat_template=chat_template,
+    )
+
+
+def _model(text: str, vision: str, dtype: str, choices: dict) -> FlashSlothForConditionalGeneration:
     """
-    Builds a model of two checkpoints. Decoder, head and vision tower are taken as they are loaded, without a copy, so
+    The model of two checkpoints. Decoder, head and vision tower are taken as they are loaded, without a copy, so
     that nothing but the layers that are left out is ever in memory beside the result. Of a GGUF file, upstream unpacks
     tensor by tensor, which takes some 1.4 times the largest of them for a moment: with the embeddings of
     SmolLM2-135M 1.3 times the result, in upstream's loader alone as here.
-
-    Args:
-        model_class (`type[PreTrainedModel]`): `FlashSlothForConditionalGeneration`.
-        text, vision (`str`): as for `plan`.
-        dtype (`str`, defaults to `"auto"`): number type; by default the decoder's.
-        options: those of `plan`.
-
-    Returns:
-        the model, in evaluation mode as `from_pretrained` gives it.
-
-    Raises:
-        OSError, ValueError or StrictDataclassError: as `plan`; also if a checkpoint lacks weights.
     """
-    language_model = _load_language_model(text, dtype, options.get("text_options") or {})
+    language_model = _load_language_model(text, dtype, choices.get("text_options") or {})
     decoder, head = _decoder_of(language_model), language_model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise ValueError(f"{text} has a head of another kind than a linear layer.")
     check_decoder(decoder)
-    config, tokenizer, _ = plan(text, vision, text_config=decoder.config, **options)
+    config, tokenizer, _ = plan(text, vision, text_config=decoder.config, **choices)
     if len(tokenizer) > head.out_features:
         _grow_embeddings(language_model, len(tokenizer))
         head = language_model.get_output_embeddings()
@@ -127,11 +103,11 @@ def assemble(model_class: type[PreTrainedModel], text: str, vision: str, *, dtyp
 
     kept = config_of_layers(config.vision_config, config.num_vision_layers)
     tower = cut_tower(
-        _load(AutoModel, vision, dtype=language_model.dtype, config=kept, **(options.get("vision_options") or {})),
+        _load(AutoModel, vision, dtype=language_model.dtype, config=kept, **(choices.get("vision_options") or {})),
         config.vision_config,
     )
     with torch.device("meta"):
-        model = model_class(config)
+        model = FlashSlothForConditionalGeneration(config)
     core = model.model
     for part in (core.multi_modal_projector, core.query_tokens, core.embq):
         if part is not None:
@@ -194,32 +170,6 @@ def _load(auto_class, name: str, **options) -> PreTrainedModel:
 def _decoder_of(language_model: PreTrainedModel) -> PreTrainedModel:
     decoder_class = MODEL_MAPPING[type(language_model.config.get_text_config())]
     return next(module for module in language_model.modules() if type(module) is decoder_class)
-
-
-def _vision_config(vision: str, options: dict) -> PreTrainedConfig:
-    config = AutoConfig.from_pretrained(vision, **options)
-    return getattr(config, "vision_config", config)
-
-
-def _add_placeholders(tokenizer: Tokenizer, has_template: bool) -> None:
-    """Adds the special tokens that are missing; with the release's template, answers end with `</s>`."""
-    padding = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
-    wanted = [QUERY, IMAGE] if has_template else [QUERY, END, IMAGE]
-    known = tokenizer.get_vocab()
-    tokenizer.add_tokens([token for token in wanted if token not in known], special_tokens=True)
-    tokenizer.pad_token = padding
-    if not has_template:
-        tokenizer.eos_token = END
-
-
-def _fitting_window(vision_config: PreTrainedConfig, choices: dict) -> int:
-    """The release's window of 3 patches a side, or the nearest that tiles the tower's grid."""
-    image_size = choices.get("image_size")
-    grid = FlashSlothConfig(
-        vision_config=vision_config, image_size=image_size, pooling="none", embq_hidden_size=1, embq_num_heads=1
-    ).patch_grid
-    fitting = [window for window in (3, 2, 4) if not any(side % window for side in grid)]
-    return fitting[0] if fitting else 3
 
 
 @torch.no_grad()

@@ -5,17 +5,20 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
-import push_to_hub
 import pytest
-from convert_checkpoint import convert
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoModelForCausalLM
 
 from tests.chat_tokenizers import build_chat_tokenizer
-from tests.model import hub_process
-from tests.model.hub_server import TOKEN, Hub, Repository
+from tests.publishing import hub_process
+from tests.publishing.hub_server import TOKEN, Hub, Repository
 from tests.tiny_backbones import TEXT, VISION, small
+from transformers_flashsloth.authors.convert import convert
+from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
+from transformers_flashsloth.publishing import push
+from transformers_flashsloth.publishing.push import push_to_hub
 
 SHARD = "model-00002-of-00002.safetensors"
 
@@ -109,7 +112,7 @@ def test_methods_of_transformers_push_the_code_too(report, hub):
     assert report["push from model"].startswith(f"{hub.url}/me/direct")
     assert report["load what the model pushed"] is True
     files = hub.repositories["me/direct"].find("main")[1]
-    assert {"modeling_flashsloth.py", "image_processing_flashsloth.py", "authors_checkpoint.py"} <= files.keys()
+    assert {"modeling_flashsloth.py", "image_processing_flashsloth.py", "foreign_formats.py"} <= files.keys()
     assert "AutoModelForImageTextToText" in json.loads(files["config.json"])["auto_map"]
 
 
@@ -142,25 +145,26 @@ def test_push_without_a_token(report, hub):
 
 def test_only_whole_checkpoints_in_our_format_are_pushed(authors_directory, checkpoint, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="convert it first"):
-        push_to_hub.push_to_hub(authors_directory, "me/sloth")
+        push_to_hub(authors_directory, "me/sloth")
     with pytest.raises(NotADirectoryError):
-        push_to_hub.push_to_hub(authors_directory / "config.json", "me/sloth")
+        push_to_hub(authors_directory / "config.json", "me/sloth")
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint, copy, copy_function=os.link)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").unlink()
     (copy / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != "auto_map"}))
-    with pytest.raises(ValueError, match="does not carry the code"):
-        push_to_hub.push_to_hub(copy, "me/sloth")
+    for without_code in (copy, Path(DEFAULT_CHECKPOINT)):
+        with pytest.raises(ValueError, match="does not carry the code"):
+            push_to_hub(without_code, "me/sloth")
     (copy / "model-00001-of-00004.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="which is not there"):
-        push_to_hub.push_to_hub(copy, "me/sloth")
+        push_to_hub(copy, "me/sloth")
 
 
 def test_a_lost_connection_is_said(checkpoint, monkeypatch):
     def lose(*_, **__):
         raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
 
-    monkeypatch.setattr(push_to_hub.HfApi, "create_repo", lose)
+    monkeypatch.setattr(push.HfApi, "create_repo", lose)
     with pytest.raises(ConnectionError, match=r"upload to me/sloth broke off .* run it again"):
-        push_to_hub.push_to_hub(checkpoint, "me/sloth")
+        push_to_hub(checkpoint, "me/sloth")

@@ -1,8 +1,5 @@
 """The authors' checkpoint format: the only file that knows their tensor names and their config.json."""
 
-import os
-
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from transformers import PreTrainedConfig
 
 # Beginning of a tensor's name in the authors' checkpoints -> in ours. Every tensor matches exactly one, either way.
@@ -83,7 +80,6 @@ FIXED_FIELDS = (
     "query_token_id",
     "user_prefix_ids",
 )
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 def to_our_name(authors_name: str) -> str:
@@ -106,35 +102,6 @@ def _rename(name: str, prefixes: dict[str, str]) -> str:
 def is_authors_config(config: dict) -> bool:
     """Whether the entries of a config.json are those of the authors' format."""
     return ARCHITECTURE in (config.get("architectures") or [])
-
-
-def read_authors_config(path: str | os.PathLike, **options) -> dict | None:
-    """
-    Reads the config.json of a checkpoint.
-
-    Args:
-        path (`str` or `os.PathLike`): directory or Hub id.
-        options: those of `from_pretrained` that say where to find it (`revision`, `token` and the like); others are
-            ignored.
-
-    Returns:
-        its entries, or `None` if there is no config.json or it is not in the authors' format.
-
-    Raises:
-        OSError: if there is no such repository or revision, or not for this user.
-    """
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(path, **hub_options(options))
-    except OSError as error:
-        if isinstance(error.__cause__, (RepositoryNotFoundError, RevisionNotFoundError)):
-            raise  # there is nothing at all, or nothing for this user
-        return None
-    return config if is_authors_config(config) else None
-
-
-def hub_options(options: dict) -> dict:
-    """The options of `from_pretrained` that say where files are found."""
-    return {name: value for name, value in options.items() if name in HUB_OPTIONS}
 
 
 def config_from_authors(config: dict) -> dict:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from transformers_flashsloth import FlashSlothConfig
+from ..model.configuration_flashsloth import FlashSlothConfig
 
-MODEL_CARD = Path(__file__).parent.parent / "MODEL_CARD.md"
+# In an installed package it lies here, in a checkout at the top.
+_PACKAGED, _TOP = Path(__file__).with_name("MODEL_CARD.md"), Path(__file__).parents[3] / "MODEL_CARD.md"
+MODEL_CARD = _PACKAGED if _PACKAGED.exists() else _TOP
 BASE_MODELS = ["microsoft/phi-2", "google/siglip-so400m-patch14-384"]
 # What the authors' README reports: base, high definition. MME counts points, the others per cent.
 PUBLISHED_SCORES = {

@@ -1,0 +1,1 @@
+"""Checkpoints on the Hub: uploads and model cards."""
