@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .scenes import COLOUR_LABELS, GRID, LABELS, UNLABELLED, PatchLabels, Scene
+from .scene import COLOUR_LABELS, GRID, LABELS, UNLABELLED, PatchLabels, Scene
 
 
 class DenseHeads(nn.Module):

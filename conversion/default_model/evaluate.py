@@ -1,54 +1,30 @@
 """Measure the default model on pictures it never saw, each family beside its blind baseline.
 
-    python -m conversion.default_model.evaluate [--model DIR] [--markdown]
+    python -m conversion.default_model.evaluate [--model DIR] [--markdown] [--card MODEL_CARD.md]
 
 Pictures are drawn from random states that training does not use; easy-VQA is its whole official test split. Every
-question is asked alone, through processor and `generate`, and an answer counts if it is the true one exactly. The blind
-baseline never looks: it gives the answer that training has most often for the very same question.
+question is asked alone, through processor and `generate`, and an answer counts if it is the true one exactly; of a
+description, F1 of the (thing, place) pairs counts. The blind baseline never looks: it gives the answer that training
+has most often for the very same question. What each part of the model does for this is measured by `lesion_table`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from random import Random
 
-import numpy as np
 import torch
-from PIL import Image
-from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from .assets import TRAINED_STYLES, UNSEEN_STYLE, load_easy_vqa
-from .questions import Turn, questions_about
-from .scenes import IMAGE_SIZE, KINDS, scene_of
+from .answering import Answerer
+from .assets import TRAINED_STYLES, UNSEEN_STYLE
+from .held_out import FAMILIES, BlindBaseline, Item, easy_vqa_turns, held_out, mean_score, training_turns
+from .marked import write_between_markers
 from .train import DEFAULT_CHECKPOINT
 
 QUESTIONS_PER_FAMILY = 1000
-BLIND_SCENES = 30_000
-BATCH_SIZE = 64
-FAMILIES = {
-    "name": ("name of an emoji", ("single",)),
-    "corner": ("what is in a corner", ("corners", "shape corners")),
-    "where": ("which corner it is in", ("corners", "shape corners")),
-    "count": ("how many", ("counting", "counting", "several")),
-    "present": ("is there a ...", ("single", "several", "corners", "shapes")),
-    "colour": ("colour of a shape", ("shapes",)),
-    "shape": ("shape of a colour", ("shapes",)),
-}
-"""Family of questions -> its title and the scenes that it is asked about."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture with one question."""
-
-    image: np.ndarray
-    turn: Turn
 
 
 @dataclass(frozen=True)
@@ -61,101 +37,15 @@ class Result:
     questions: int
 
 
-class BlindBaseline:
-    """The most common answer to a question in training, whatever its letter case and punctuation."""
-
-    def __init__(self, turns: Iterable[Turn]):
-        self.answers: dict[str, Counter[str]] = defaultdict(Counter)
-        for turn in turns:
-            self.answers[self._key(turn.question)][turn.answer] += 1
-            self.answers[turn.family][turn.answer] += 1
-
-    def answer(self, turn: Turn) -> str:
-        """The guess for `turn`; for a question that training never asked, the most common answer of its family."""
-        counts = self.answers.get(self._key(turn.question)) or self.answers[turn.family]
-        return counts.most_common(1)[0][0]
-
-    @staticmethod
-    def _key(question: str) -> str:
-        return question.lower().rstrip("?.")
-
-
-def training_turns() -> Iterable[Turn]:
-    """A large sample of the questions that training asks about drawn scenes."""
-    random = Random("blind baseline")
-    for _ in range(BLIND_SCENES):
-        yield from questions_about(scene_of(random.choice(tuple(KINDS)), random), random)
-
-
-def held_out(family: str, styles: tuple[str, ...], count: int) -> list[Item]:
-    """`count` questions of a family, each about its own unseen picture."""
-    random = Random(f"held out {family} {styles}")
-    items = []
-    while len(items) < count:
-        scene = scene_of(random.choice(FAMILIES[family][1]), random, styles)
-        asked = [turn for turn in questions_about(scene, random) if turn.family == family]
-        items += [Item(scene.image, turn) for turn in asked[:1]]
-    return items
-
-
-def easy_vqa_turns(split: str) -> list[Item]:
-    """Every official question of a split."""
-    return [
-        Item(image.pixels, Turn(question, answer, "easy-vqa"))
-        for image in load_easy_vqa(split, IMAGE_SIZE)
-        for question, answer in image.questions
-    ]
-
-
-class Answerer:
-    """Asks a checkpoint questions through transformers' own interfaces."""
-
-    def __init__(self, directory: Path, device: torch.device):
-        self.processor = AutoProcessor.from_pretrained(directory)
-        self.model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32).to(device).eval()
-
-    def __call__(self, items: list[Item]) -> list[str]:
-        """Greedy answers, a batch of single-turn conversations at a time."""
-        answers = []
-        for start in tqdm(range(0, len(items), BATCH_SIZE), unit="batch", leave=False):
-            batch = items[start : start + BATCH_SIZE]
-            conversations = [
-                [
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "image", "image": Image.fromarray(item.image)},
-                            {"type": "text", "text": item.turn.question},
-                        ],
-                    }
-                ]
-                for item in batch
-            ]
-            inputs = self.processor.apply_chat_template(
-                conversations,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                processor_kwargs={"padding": True, "padding_side": "left"},
-            ).to(self.model.device)
-            generated = self.model.generate(**inputs, do_sample=False, max_new_tokens=6)
-            new = generated[:, inputs["input_ids"].shape[1] :]
-            answers += [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
-        return answers
-
-
 def measure(title: str, items: list[Item], ask: Callable[[list[Item]], list[str]], blind: BlindBaseline) -> Result:
-    """Accuracy of `ask` and of the blind baseline on `items`."""
-    truth = [item.turn.answer for item in items]
-    right = sum(answer == true for answer, true in zip(ask(items), truth, strict=True))
-    guessed = sum(blind.answer(item.turn) == item.turn.answer for item in items)
-    return Result(title, right / len(items), guessed / len(items), len(items))
+    """Mean score of `ask` and of the blind baseline on `items`."""
+    guesses = [blind.answer(item.turn) for item in items]
+    return Result(title, mean_score(ask(items), items), mean_score(guesses, items), len(items))
 
 
 def evaluate(directory: Path, device: torch.device, count: int = QUESTIONS_PER_FAMILY) -> list[Result]:
     """All rows of the table. The unseen style needs `resvg-py` and is left out without it."""
-    ask, blind = Answerer(directory, device), BlindBaseline(training_turns())
+    ask, blind = Answerer.of(directory, device), BlindBaseline(training_turns())
     official = BlindBaseline(item.turn for item in easy_vqa_turns("train"))
     results = [measure("easy-VQA, official test", easy_vqa_turns("test"), ask, official)]
     for family, (title, _) in FAMILIES.items():
@@ -171,18 +61,22 @@ def table(results: list[Result], markdown: bool) -> str:
     if markdown:
         rows = [f"| {row.title} | {row.accuracy:.1%} | {row.blind:.1%} | {row.questions:,} |" for row in results]
         return "\n".join(["| family | accuracy | blind | questions |", "| --- | ---: | ---: | ---: |", *rows])
-    rows = [f"{row.title:<40}{row.accuracy:>10.1%}{row.blind:>10.1%}{row.questions:>11,}" for row in results]
-    return "\n".join([f"{'family':<40}{'accuracy':>10}{'blind':>10}{'questions':>11}", *rows])
+    rows = [f"{row.title:<52}{row.accuracy:>10.1%}{row.blind:>10.1%}{row.questions:>11,}" for row in results]
+    return "\n".join([f"{'family':<52}{'accuracy':>10}{'blind':>10}{'questions':>11}", *rows])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=DEFAULT_CHECKPOINT, help="directory of a checkpoint")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    parser.add_argument("--card", type=Path, help="also write the table between the markers of this file")
     parser.add_argument("--questions", type=int, default=QUESTIONS_PER_FAMILY, help="questions of each drawn family")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    print(table(evaluate(arguments.model, torch.device(arguments.device), arguments.questions), arguments.markdown))
+    results = evaluate(arguments.model, torch.device(arguments.device), arguments.questions)
+    print(table(results, arguments.markdown))
+    if arguments.card:
+        write_between_markers(arguments.card, "figures", table(results, markdown=True))
 
 
 if __name__ == "__main__":

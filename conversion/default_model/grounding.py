@@ -2,15 +2,18 @@
 
 Without it EmbQ finds a lone thing soon but takes very long to learn which of several a question is about. The rule:
 
-- all attention goes to the things that the answer is read from;
+- nearly all attention goes to the things that the answer is read from;
 - where a thing is asked for that is not there, it goes to the background;
-- to count, each of the first nine heads watches one ninth of the picture: it looks at a thing whose middle lies there,
-  or at the ground if there is none. The number is then a sum of nine yes or no, which the up-projection can add; a
-  share of attention that grows with the number stays too vague to tell four from five.
+- to count and to describe, each of the nine queries watches one ninth of the picture: it looks at a thing that is meant
+  and whose middle lies there, or at the ground if there is none. The number is then a sum of nine yes or no; a share of
+  attention that grows with the number stays too vague to tell four from five.
+
+Nothing makes nine queries differ by itself. Questions of the last kind do, and a loss on what their maps share.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -21,12 +24,16 @@ import torch
 from transformers_flashsloth.model.embedded_query import CrossAttention
 
 from .questions import Turn
-from .scenes import GRID, Scene
+from .scene import GRID, Scene
 
 MIN_COVER = 0.3
 """Share of a patch that a thing must cover for the patch to show it."""
 NINTHS = 9
-"""Parts of the picture that are counted apart, and heads that watch one each."""
+"""Parts of the picture that are counted apart, and queries that watch one each."""
+ENOUGH = 0.9
+"""Share of all queries' attention that must fall on what a question is about."""
+MAX_OVERLAP = 0.6
+"""Mean share of attention that two queries may have in common."""
 PLACES = np.stack(np.divmod(np.arange(GRID * GRID), GRID), -1)
 """Row and column of each patch, (144, 2)."""
 _THIRDS = PLACES * 3 // GRID
@@ -38,13 +45,19 @@ class Grounding(NamedTuple):
     """Patches that the queries of each run should look at; R runs a row. None where nobody knows."""
 
     looked_at: torch.Tensor
-    """By all heads together, (B, R, 144) bool; none where things are counted."""
+    """By all queries together, (B, R, 144) bool; none where things are counted."""
     counted: torch.Tensor
-    """By each of the first nine heads, (B, R, 9, 144) bool; none where nothing is counted."""
+    """By each of the nine queries, (B, R, 9, 144) bool; none where nothing is counted."""
+
+    def in_windows(self, count: int) -> Grounding:
+        """The same for `count` square windows instead of patches: one is looked at if a patch of it is."""
+        side = math.isqrt(count)
+        windows = [part.unflatten(-1, (side, -1, side, GRID // side)) for part in self]
+        return Grounding(*[part.any(-1).any(-2).flatten(-2) for part in windows])
 
 
-def grounding_of(scenes: list[Scene], turns: list[list[Turn]]) -> Grounding:
-    """Where to look for the answer to each turn about its scene."""
+def grounding_of(scenes: list[Scene], turns: list[list[Turn]], num_queries: int = NINTHS) -> Grounding:
+    """Where to look for the answer to each turn about its scene; other than nine queries count together."""
     looked_at = np.zeros((len(scenes), max(map(len, turns)), GRID * GRID), bool)
     counted = np.zeros((*looked_at.shape[:2], NINTHS, GRID * GRID), bool)
     for row, (scene, row_turns) in enumerate(zip(scenes, turns, strict=True)):
@@ -53,7 +66,7 @@ def grounding_of(scenes: list[Scene], turns: list[list[Turn]]) -> Grounding:
         shown, middles = scene.covered() >= MIN_COVER, scene.middles()  # (144, things), (things,)
         for run, turn in enumerate(row_turns):
             about = list(turn.about)
-            if turn.family == "count":
+            if turn.family in ("count", "describe") and num_queries == NINTHS:
                 counted[row, run] = _counted(shown, middles, about)
             else:
                 looked_at[row, run] = shown[:, about].any(-1) if about else ~shown.any(-1)
@@ -89,19 +102,32 @@ def recorded_scores(attention: CrossAttention) -> Iterator[list[torch.Tensor]]:
         del attention.scores
 
 
-def grounding_loss(scores: torch.Tensor, grounding: Grounding) -> torch.Tensor:
-    """Cross-entropy of the attention that falls where it should, a scalar.
+def attention_maps(scores: torch.Tensor, runs: int) -> torch.Tensor:
+    """Each query's share of each patch, mean over the heads, (B, R, Q, 144), from EmbQ's `scores` (B, H, R*Q, 144)."""
+    return scores.float().softmax(-1).mean(1).unflatten(1, (runs, -1))
 
-    `scores` (B, H, R*Q, 144) are those of EmbQ's image attention, one image a row.
-    """
+
+def grounding_loss(maps: torch.Tensor, grounding: Grounding) -> torch.Tensor:
+    """Minus the logarithm of the attention that falls where it should, a scalar, for `maps` (B, R, Q, 144)."""
     looked_at, counted = grounding
-    attention = scores.float().softmax(-1).unflatten(2, (looked_at.shape[1], -1))  # (B, H, R, Q, 144)
-    together = torch.einsum("bhrqp,brp->brq", attention, looked_at.float())[:, :, None] / attention.shape[1]
-    apart = torch.einsum("bhrqp,brhp->brhq", attention[:, : counted.shape[2]], counted.float())
-    return _missed(together, looked_at.any(-1)[:, :, None]) + _missed(apart, counted.any(-1))
+    together = torch.einsum("brqp,brp->br", maps, looked_at.float()) / maps.shape[2]
+    together = (together / ENOUGH).clamp(max=1)[..., None]
+    apart = torch.einsum("brqp,brqp->brq", maps[:, :, : counted.shape[2]], counted.float())
+    return _missed(together, looked_at.any(-1)[..., None]) + _missed(apart, counted.any(-1))
 
 
 def _missed(hit: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-    """Mean over `asked` (B, R, h) of minus the logarithm of the shares `hit` (B, R, h, Q); 0 if nothing is asked."""
-    lost = -hit.clamp(min=1e-6).log().mean(-1)  # (B, R, h)
-    return (lost * asked).sum() / asked.sum().clamp(min=1)
+    """Mean over `asked` of minus the logarithm of the shares `hit`, both (B, R, n); 0 if nothing is asked."""
+    return (-hit.clamp(min=1e-6).log() * asked).sum() / asked.sum().clamp(min=1)
+
+
+def overlap(maps: torch.Tensor) -> torch.Tensor:
+    """Mean over pairs of queries of the attention that they share, 0-1, for `maps` (..., Q, 144): (...)."""
+    count = maps.shape[-2]
+    shared = torch.minimum(maps[..., :, None, :], maps[..., None, :, :]).sum(-1)  # (..., Q, Q)
+    return (shared.sum((-2, -1)) - maps.sum((-2, -1))) / (count * (count - 1))
+
+
+def overlap_loss(maps: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """How far the overlap of runs exceeds `MAX_OVERLAP`, a scalar, for `maps` (B, R, Q, 144) and `asked` (B, R)."""
+    return ((overlap(maps) - MAX_OVERLAP).clamp(min=0) * asked).sum() / asked.sum().clamp(min=1)

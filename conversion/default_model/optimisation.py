@@ -25,6 +25,8 @@ class Optimisers:
         matrices, others = [], []
         for module in modules:
             for name, parameter in module.named_parameters():
+                if not parameter.requires_grad:
+                    continue
                 is_matrix = parameter.ndim == 2 and ("layers." in name or "embq" in name or "projector" in name)
                 (matrices if is_matrix and min(parameter.shape) > 1 else others).append(parameter)
         self.optimisers = [
@@ -53,7 +55,7 @@ class Optimisers:
 
 
 class Clock:
-    """Time trained so far, over interruptions, and the learning rate's factor that follows from it."""
+    """Time trained so far, over interruptions, against the planned one."""
 
     def __init__(self, minutes: float, elapsed: float = 0.0):
         self.planned = minutes * 60
@@ -69,13 +71,42 @@ class Clock:
 
     @property
     def factor(self) -> float:
-        """Rises to 1, stays, and falls to 0 along a cosine as the planned time runs out."""
-        done = min(1.0, self.elapsed / self.planned)
-        if done < WARM_UP:
-            return max(0.05, done / WARM_UP)
-        if done < DECAY_FROM:
-            return 1.0
-        return 0.5 + 0.5 * math.cos(math.pi * (done - DECAY_FROM) / (1 - DECAY_FROM))
+        """See `learning_rate_factor`."""
+        return learning_rate_factor(min(1.0, self.elapsed / self.planned))
+
+
+def learning_rate_factor(done: float) -> float:
+    """Rises to 1, stays, and falls to 0 along a cosine as the share `done` of a training goes from 0 to 1."""
+    if done < WARM_UP:
+        return max(0.05, done / WARM_UP)
+    if done < DECAY_FROM:
+        return 1.0
+    return 0.5 + 0.5 * math.cos(math.pi * (done - DECAY_FROM) / (1 - DECAY_FROM))
+
+
+class Budget:
+    """What a stage may take: minutes, over interruptions, or a number of batches, the same on every machine."""
+
+    def __init__(self, *, minutes: float | None = None, steps: int | None = None):
+        self.minutes, self.steps = minutes, steps
+        self.go_on_from(0, 0.0)
+
+    def go_on_from(self, step: int, elapsed: float) -> None:
+        """Begin, or begin again where `step` batches had taken `elapsed` seconds."""
+        self.clock = Clock(self.minutes or 1, elapsed)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds so far."""
+        return self.clock.elapsed
+
+    def spent(self, step: int) -> bool:
+        """Whether nothing is left after `step` batches."""
+        return self.clock.finished if self.steps is None else step >= self.steps
+
+    def factor(self, step: int) -> float:
+        """See `learning_rate_factor`."""
+        return self.clock.factor if self.steps is None else learning_rate_factor(step / self.steps)
 
 
 def save_checkpoint(path: Path, **state: object) -> None:

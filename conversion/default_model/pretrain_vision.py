@@ -13,29 +13,35 @@ from transformers import SiglipVisionModel
 from .architecture import attention_for, vision_config
 from .dense import DenseHeads, dense_labels, pixel_values
 from .optimisation import CHECKPOINT_SECONDS, Clock, Optimisers, made_ahead, save_checkpoint
-from .scenes import PatchLabels, scene_of
+from .scene import PatchLabels
+from .scenes import scene_of
 
 MIXTURE = {
-    "single": 0.25,
-    "several": 0.25,
-    "corners": 0.12,
-    "counting": 0.12,
-    "shapes": 0.1,
-    "shape corners": 0.06,
-    "easy-vqa": 0.1,
+    "single": 0.16,
+    "several": 0.16,
+    "corners": 0.09,
+    "counting": 0.1,
+    "shapes": 0.09,
+    "shape corners": 0.05,
+    "easy-vqa": 0.09,
+    "clutter": 0.15,
+    "touching": 0.11,
 }
 BATCH_SIZE = 128
 MATRIX_LR, OTHER_LR = 3e-3, 2e-3
 
 
-def pretrain_vision(path: Path, minutes: float, seed: int, device: torch.device) -> dict:
+def pretrain_vision(path: Path, minutes: float, seed: int, device: torch.device, start: dict | None = None) -> dict:
     """Train for `minutes`, checkpointing at `path` and going on from there; returns the last checkpoint.
 
-    Its "tower" and "heads" are the state dicts of a `SiglipVisionModel` without final norm and of `DenseHeads`.
+    `start` is the state dict of a tower to begin with instead of a random one. The checkpoint's "tower" and "heads"
+    are the state dicts of a `SiglipVisionModel` without final norm and of `DenseHeads`.
     """
     torch.manual_seed(seed)
     tower = SiglipVisionModel._from_config(vision_config(), attn_implementation=attention_for(device))
     tower.post_layernorm = nn.Identity()
+    if start is not None:
+        tower.load_state_dict(start)
     tower.to(device).train()
     heads = DenseHeads(tower.config.hidden_size).to(device)
     optimisers = Optimisers([tower, heads], MATRIX_LR, OTHER_LR)

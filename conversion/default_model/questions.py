@@ -7,8 +7,19 @@ from dataclasses import dataclass
 from random import Random
 
 from . import wordings
-from .scenes import Scene, Thing
-from .vocabulary import COLOURS, CORNERS, EASY_VQA_COLOURS, EASY_VQA_SHAPES, EMOJI, SHAPES, plural, with_article
+from .captions import description
+from .scene import Scene, Thing
+from .vocabulary import (
+    COLOURS,
+    CORNERS,
+    EASY_VQA_COLOURS,
+    EASY_VQA_SHAPES,
+    EMOJI,
+    PLACES,
+    SHAPES,
+    plural,
+    with_article,
+)
 
 
 @dataclass(frozen=True)
@@ -100,17 +111,38 @@ def _where(scene: Scene, random: Random) -> Iterator[Turn]:
         yield _ask("where", wordings.WHERE, thing.corner, random, [index], thing=words)
 
 
+def _place(scene: Scene, random: Random) -> Iterator[Turn]:
+    """What lies in a ninth of the picture and in which ninth something lies, where things have no corner."""
+    if scene.kind not in ("several", "shapes", "clutter", "touching"):
+        return
+    places, names = scene.places(), [thing.words for thing in scene.things]
+    alone = [index for index, place in enumerate(places) if place and None not in places and places.count(place) == 1]
+    if alone:
+        index = random.choice(alone)
+        said = random.choice((places[index], PLACES[places[index]]))
+        yield _ask("corner", wordings.PLACE, scene.things[index].name, random, [index], place=said)
+    once = [index for index, place in enumerate(places) if place and names.count(names[index]) == 1]
+    if once:
+        index = random.choice(once)
+        yield _ask("where", wordings.WHERE_PLACE, places[index], random, [index], thing=names[index])
+
+
+def _describe(scene: Scene, random: Random) -> Iterator[Turn]:
+    if scene.kind not in ("counting", "easy-vqa") and (answer := description(scene)):
+        yield _ask("describe", wordings.DESCRIBE, answer, random, range(len(scene.things)))
+
+
 def _count(scene: Scene, random: Random) -> Iterator[Turn]:
     names = [thing.name for thing in scene.things]
     asked = names[0] if scene.kind == "counting" else random.choice(names)
-    if scene.kind in ("counting", "several", "single"):
+    if scene.kind in ("counting", "several", "single", "clutter", "touching"):
         yield _count_of(asked, plural(asked), names, random)
     if random.random() < 0.12:
         absent = random.choice(tuple(SHAPES if scene.things[0].colour else EMOJI))
         yield _count_of(absent, plural(absent), names, random)
     if scene.things[0].colour and (scene.kind != "easy-vqa" or random.random() < 0.2):
         yield _count_of(None, random.choice(wordings.ANY_SHAPES), names, random)
-    elif scene.kind in ("several", "counting") and random.random() < 0.25:
+    elif scene.kind in ("several", "counting", "clutter", "touching") and random.random() < 0.25:
         yield _count_of(None, random.choice(wordings.ANY_THINGS), names, random)
 
 
@@ -124,7 +156,7 @@ def _present(scene: Scene, random: Random) -> Iterator[Turn]:
     names = [thing.name for thing in scene.things]
     has_shapes = scene.things[0].colour is not None
     pool = SHAPES if has_shapes else tuple(EMOJI)
-    for _ in range(2 if scene.kind in ("several", "corners") else 1):
+    for _ in range(2 if scene.kind in ("several", "corners", "clutter", "touching") else 1):
         asked = random.choice(tuple(dict.fromkeys(names)) if random.random() < 0.5 else pool)
         seen = [index for index, name in enumerate(names) if name == asked]
         if len(scene.things) == 1 and random.random() < 0.3:
@@ -186,9 +218,11 @@ FAMILIES: tuple[Callable[[Scene, Random], Iterator[Turn]], ...] = (
     _name,
     _corner,
     _where,
+    _place,
     _count,
     _present,
     _colour,
     _shape,
     _easy_vqa,
+    _describe,
 )

@@ -1,8 +1,12 @@
-"""Training rows: one picture and several question turns, as token ids with labels on the answers.
+"""Training rows as token ids with labels: conversations about a picture, and captions of one.
 
-A row's text is what the chat template writes (Q queries a run, T image tokens):
+A conversation's text is what the chat template writes (Q queries a run, T image tokens):
 
     SYSTEM USER: <image>*T \\n QUESTION <learnable>*Q  ASSISTANT: ANSWER</s>USER: QUESTION <learnable>*Q  ASSISTANT: ...
+
+A caption's is that of the paper's alignment. Its queries stand behind it, so that visual tokens are all that tells it:
+
+    <image>*T CAPTION <learnable>*Q \\n
 
 Ids are put together from cached pieces, which special tokens part: the same as tokenizing the whole.
 """
@@ -17,47 +21,48 @@ import torch
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedTokenizerBase
 
-from .dense import dense_labels, pixel_values
+from .captions import caption
 from .grounding import Grounding, grounding_of
 from .questions import Turn, questions_about
-from .scenes import PatchLabels, Scene
+from .scene import Scene
 from .tokenizer import END, IMAGE, QUERY, SYSTEM_PROMPT
 
 IGNORED = -100
 
 
 class Batch(NamedTuple):
-    """Inputs of the model, and the patch labels of the dense loss."""
+    """Inputs of the model behind its vision tower."""
 
     input_ids: torch.Tensor
     """(B, L), padded on the right."""
     attention_mask: torch.Tensor
     labels: torch.Tensor
     """(B, L), -100 everywhere but on answers and their end tokens."""
-    pixel_values: torch.Tensor
-    """(B, 1, 3, 96, 96)."""
-    patches: PatchLabels
-    """Tensors of (B, 144)."""
-    grounding: Grounding
+    weights: torch.Tensor
+    """(B, L) float32: what each label counts. Every token of a long answer counts less, 1 / sqrt(tokens)."""
+    patches: torch.Tensor
+    """(B, 144, Dv) bfloat16."""
+    grounding: Grounding | None
+    """None for captions."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        return tree_map(lambda tensor: tensor.to(device), self)
+        return tree_map(lambda part: part if part is None else part.to(device), self)
 
 
 class RowEncoder:
-    """Turns scenes and question turns into ids."""
+    """Turns scenes with questions or captions into ids."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens_per_image: int, num_query_tokens: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_query_tokens: int):
         image, query, self.end = tokenizer.convert_tokens_to_ids([IMAGE, QUERY, END])
         self.pad = tokenizer.pad_token_id
         self.pieces = lru_cache(1 << 18)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
-        self.prefix = [*self.pieces(f"{SYSTEM_PROMPT} USER: "), *[image] * tokens_per_image]
-        self.queries = [query] * num_query_tokens
+        self.image, self.queries = [image], [query] * num_query_tokens
 
-    def row(self, turns: list[Turn]) -> tuple[list[int], list[int]]:
-        """Ids and labels of one conversation about one picture."""
-        ids, labels = list(self.prefix), [IGNORED] * len(self.prefix)
+    def conversation(self, turns: list[Turn], tokens: int) -> tuple[list[int], list[int]]:
+        """Ids and labels of one conversation about one picture of so many `tokens`."""
+        ids = [*self.pieces(f"{SYSTEM_PROMPT} USER: "), *self.image * tokens]
+        labels = [IGNORED] * len(ids)
         for number, turn in enumerate(turns):
             header = "USER: " if number else "\n"
             prompt = [*self.pieces(header + turn.question), *self.queries, *self.pieces(" ASSISTANT:")]
@@ -66,20 +71,44 @@ class RowEncoder:
             labels += [IGNORED] * len(prompt) + answer
         return ids, labels
 
-    def batch(self, scenes: list[Scene], num_turns: int, random: Random) -> Batch:
-        """A batch of one row a scene, with up to `num_turns` questions each."""
-        turns = [questions_about(scene, random)[:num_turns] for scene in scenes]
-        rows = [self.row(row_turns) for row_turns in turns]
+    def caption(self, text: str, tokens: int) -> tuple[list[int], list[int]]:
+        """Ids and labels of a caption; the newline behind the queries is learnt as in the paper."""
+        said, newline = list(self.pieces(text)), list(self.pieces("\n"))
+        ids = self.image * tokens + said + self.queries + newline
+        return ids, [IGNORED] * tokens + said + [IGNORED] * len(self.queries) + newline
+
+    def questions(
+        self, scenes: list[Scene], patches: torch.Tensor, num_turns: int, tokens: int, random: Random
+    ) -> Batch:
+        """A batch of one conversation a scene, with up to `num_turns` questions each."""
+        turns = [self.turns(scene, num_turns, random) for scene in scenes]
+        rows = [self.conversation(row_turns, tokens) for row_turns in turns]
+        return self._batch(rows, patches, grounding_of(scenes, turns, len(self.queries)))
+
+    def captions(self, scenes: list[Scene], patches: torch.Tensor, tokens: int, random: Random) -> Batch:
+        """A batch of one caption a scene; a scene of which nobody knows what it shows is left out."""
+        known = [index for index, scene in enumerate(scenes) if scene.owner is not None]
+        rows = [self.caption(caption(scenes[index], random), tokens) for index in known]
+        return self._batch(rows, patches[known], None)
+
+    @staticmethod
+    def turns(scene: Scene, num_turns: int, random: Random) -> list[Turn]:
+        """Up to `num_turns` questions; a description comes last, as it tells what others ask."""
+        return sorted(questions_about(scene, random)[:num_turns], key=lambda turn: turn.family == "describe")
+
+    def _batch(self, rows: list, patches: torch.Tensor, grounding: Grounding | None) -> Batch:
         length = max(len(ids) for ids, _ in rows)
         input_ids = torch.tensor([ids + [self.pad] * (length - len(ids)) for ids, _ in rows])
         labels = torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows])
         lengths = torch.tensor([len(ids) for ids, _ in rows])
         attention_mask = (torch.arange(length) < lengths[:, None]).long()
-        return Batch(
-            input_ids,
-            attention_mask,
-            labels,
-            pixel_values(scenes),
-            dense_labels(scenes),
-            grounding_of(scenes, turns),
-        )
+        return Batch(input_ids, attention_mask, labels, _answer_weights(labels), patches, grounding)
+
+
+def _answer_weights(labels: torch.Tensor) -> torch.Tensor:
+    """1 / sqrt(n) for each of the n labels of an answer, for `labels` (B, L); 0 elsewhere."""
+    answered = labels != IGNORED
+    begins = answered & ~torch.nn.functional.pad(answered, (1, 0))[:, :-1]
+    number = begins.cumsum(1) * answered  # (B, L): 0 outside of answers
+    sizes = torch.zeros(labels.shape[0], int(number.max()) + 1).scatter_add(1, number, answered.float())
+    return sizes.gather(1, number).clamp(min=1).rsqrt() * answered

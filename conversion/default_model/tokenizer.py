@@ -8,9 +8,10 @@ from random import Random
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from .captions import NUMBERS, caption
 from .questions import questions_about
 from .scenes import KINDS, scene_of
-from .vocabulary import COLOURS, CORNERS, EMOJI, SHAPES, plural
+from .vocabulary import COLOURS, EMOJI, PLACES, SHAPES, plural, with_article
 
 SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -18,7 +19,7 @@ SYSTEM_PROMPT = (
 )
 PAD, IMAGE, QUERY, END = "<|endoftext|>", "<image>", "<learnable>", "</s>"
 VOCABULARY_SIZE = 1280
-ANSWERS = (*EMOJI, *SHAPES, *COLOURS, *CORNERS, "yes", "no", "nothing", *map(str, range(10)))
+ANSWERS = (*EMOJI, *SHAPES, *COLOURS, *PLACES, "yes", "no", "nothing", *map(str, range(10)))
 
 
 def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
@@ -50,8 +51,13 @@ def _corpus(random: Random) -> Iterator[str]:
     # What every row holds, often enough for whole words to become tokens.
     yield f"\n{SYSTEM_PROMPT} USER: \nUSER: \n ASSISTANT: " * 10_000
     yield "".join(f" {answer} {plural(answer)}" for answer in ANSWERS) * 1000
+    yield " ".join(PLACES.values()) * 1000
+    names, words = (*EMOJI, *SHAPES, *COLOURS), ("and", "some", *NUMBERS)
+    yield "".join(f" {word} {with_article(name)}" for name in names for word in words) * 100
     for _ in range(800):
         for kind in KINDS:
-            for turn in questions_about(scene_of(kind, random), random):
+            scene = scene_of(kind, random)
+            yield caption(scene, random)
+            for turn in questions_about(scene, random):
                 yield f"\n{turn.question}"
                 yield f" {turn.question}"

@@ -1,8 +1,9 @@
-"""Train the default model: the vision tower on patch labels, then everything end to end on questions.
+"""Train the default model as the paper trains: the vision tower first, then, behind it, alignment and instruction.
 
-    python -m conversion.default_model.train --minutes 150 --output DIR
+    python -m conversion.default_model.train --output DIR
 
-Run the same command again after an interruption and it goes on from the last checkpoint. DIR receives the model as
+Run the same command again after an interruption and it goes on from the last checkpoint. To train a part for longer,
+give it more minutes (`--instruction-minutes 600`): it goes on from where it ended. DIR receives the model as
 `from_pretrained` reads it, in bfloat16, with tokenizer, processor and chat template. A CPU or a GPU will do.
 """
 
@@ -10,47 +11,41 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from random import Random
 
 import torch
-from torch.nn.functional import cross_entropy
-from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 import transformers_flashsloth
-from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothImageProcessor, FlashSlothProcessor
+from transformers_flashsloth import (
+    FlashSlothConfig,
+    FlashSlothForConditionalGeneration,
+    FlashSlothImageProcessor,
+    FlashSlothProcessor,
+)
 
-from .architecture import attention_for, initialise, model_config
-from .assets import load_easy_vqa
-from .dense import DenseHeads
-from .grounding import grounding_loss, recorded_scores
-from .optimisation import CHECKPOINT_SECONDS, Clock, Optimisers, made_ahead, save_checkpoint
+from .architecture import initialise, model_config
+from .canvas import IMAGE_SIZE
+from .features import FeatureBank
+from .optimisation import Budget
+from .pictures import Pictures
 from .pretrain_vision import pretrain_vision
-from .rows import IGNORED, Batch, RowEncoder
-from .scenes import IMAGE_SIZE, PATCH_SIZE, Scene, scene_of
+from .scene import PATCH_SIZE
+from .stages import ALIGNMENT, INSTRUCTION, run_stage
 from .tokenizer import IMAGE, QUERY, train_tokenizer
 
 DEFAULT_CHECKPOINT = Path(transformers_flashsloth.__file__).with_name("default_checkpoint")
 """Where the trained default lies in the package."""
-OFFICIAL = "official easy-vqa"
-MIXTURE = {
-    "single": 0.12,
-    "several": 0.12,
-    "corners": 0.14,
-    "counting": 0.24,
-    "shapes": 0.13,
-    "shape corners": 0.07,
-    "easy-vqa": 0.07,
-    OFFICIAL: 0.11,
-}
-"""Share of each kind of picture; the last is easy-VQA's training split."""
-TURNS = (1, 2, 4, 5, 6)
-"""Questions a row, drawn for each batch, so that little padding is needed."""
-BATCH_SIZE = 64
-MATRIX_LR, OTHER_LR = 4e-3, 1.5e-3
-WEIGHTS = {"answers": 1.0, "patches": 0.4, "grounding": 0.3}
-VISION_SHARE = 0.15
-"""Part of the time that the vision tower trains alone."""
+NUM_PICTURES = 60_000
+"""Pictures of both stages; their features take 3.3 GB."""
+MINUTES = {"vision": 120.0, ALIGNMENT.name: 80.0, INSTRUCTION.name: 280.0}
+"""What each part of the training takes; eight hours in all."""
+LONGEST_ANSWER = 96
+"""Tokens; a description of seven things takes 80."""
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -58,103 +53,17 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast.from_pretrained(directory)
 
 
-class Pictures:
-    """Random pictures of the training mixture, drawn scenes and easy-VQA's training images."""
-
-    def __init__(self):
-        images = load_easy_vqa("train", IMAGE_SIZE)
-        self.official = [Scene(OFFICIAL, image.pixels, [], owner=None, questions=image.questions) for image in images]
-
-    def draw(self, count: int, random: Random) -> list[Scene]:
-        """`count` scenes."""
-        kinds = random.choices(tuple(MIXTURE), tuple(MIXTURE.values()), k=count)
-        return [random.choice(self.official) if kind == OFFICIAL else scene_of(kind, random) for kind in kinds]
-
-
-def build_model(tokenizer: PreTrainedTokenizerBase, device: torch.device) -> FlashSlothForConditionalGeneration:
-    """The untrained default."""
+def build_model(
+    tokenizer: PreTrainedTokenizerBase, device: torch.device, tower: dict | None = None, **choices: object
+) -> FlashSlothForConditionalGeneration:
+    """The untrained default behind `tower`, a state dict; `choices` replace fields of its config."""
     model = FlashSlothForConditionalGeneration._from_config(
-        model_config(tokenizer), attn_implementation=attention_for(device)
+        model_config(tokenizer, **choices), attn_implementation="sdpa"
     )
     initialise(model)
+    if tower is not None:
+        model.model.vision_tower.load_state_dict(tower)
     return model.to(device).train()
-
-
-def train_end_to_end(
-    path: Path, vision: dict, tokenizer: PreTrainedTokenizerBase, minutes: float, seed: int, device: torch.device
-) -> FlashSlothForConditionalGeneration:
-    """Phase B: answers to questions, with patch labels and grounding at small weights. Checkpoints at `path`.
-
-    `vision` is what `pretrain_vision` returned.
-    """
-    torch.manual_seed(seed)
-    model = build_model(tokenizer, device)
-    model.model.vision_tower.load_state_dict(vision["tower"])
-    heads = DenseHeads(model.config.vision_config.hidden_size).to(device)
-    heads.load_state_dict(vision["heads"])
-    optimisers = Optimisers([model, heads], MATRIX_LR, OTHER_LR)
-    step, elapsed = 0, 0.0
-    if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
-        optimisers.load_state_dict(state["optimisers"])
-        step, elapsed = state["step"], state["elapsed"]
-
-    pictures = Pictures()
-    encoder = RowEncoder(tokenizer, model.config.tokens_per_view, model.config.num_query_tokens)
-
-    def make_batch(index: int) -> Batch:
-        random = Random(f"questions {seed} {index}")
-        return encoder.batch(pictures.draw(BATCH_SIZE, random), random.choice(TURNS), random)
-
-    def save() -> None:
-        save_checkpoint(
-            path,
-            model=model.state_dict(),
-            heads=heads.state_dict(),
-            optimisers=optimisers.state_dict(),
-            step=step,
-            elapsed=clock.elapsed,
-        )
-
-    clock = Clock(minutes, elapsed)
-    next_save = clock.elapsed + CHECKPOINT_SECONDS
-    with tqdm(desc="end to end", unit="image", initial=step * BATCH_SIZE) as bar:
-        batches = made_ahead(make_batch, step)
-        while not clock.finished:
-            batch = next(batches).to(device)
-            with torch.autocast(device.type, torch.bfloat16):
-                losses = losses_of(model, heads, batch)
-            optimisers.step(sum(WEIGHTS[name] * loss for name, loss in losses.items()), clock.factor)
-            step += 1
-            bar.update(BATCH_SIZE)
-            if step % 10 == 0:
-                bar.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()}, refresh=False)
-            if clock.elapsed >= next_save:
-                save()
-                next_save = clock.elapsed + CHECKPOINT_SECONDS
-        batches.close()
-    save()
-    return model
-
-
-def losses_of(model: FlashSlothForConditionalGeneration, heads: DenseHeads, batch: Batch) -> dict[str, torch.Tensor]:
-    """The language loss on the answers, the dense loss on the patches and the grounding loss of EmbQ, scalars."""
-    images = model.get_image_features(batch.pixel_values)
-    with recorded_scores(model.model.embq.image_attention) as scores:
-        hidden_states = model.model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, mm_encoder_outputs={"image": images}
-        ).last_hidden_state  # (B, L, D)
-    next_ids = batch.labels[:, 1:]
-    answered = next_ids != IGNORED
-    # The language head runs where an answer is due only, one position in twenty.
-    logits = model.lm_head(hidden_states[:, :-1][answered]).float()
-    return {
-        "answers": cross_entropy(logits, next_ids[answered]),
-        "patches": heads(images.last_hidden_state, batch.patches),
-        "grounding": grounding_loss(scores[0], batch.grounding),
-    }
 
 
 def export(model: FlashSlothForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
@@ -164,15 +73,14 @@ def export(model: FlashSlothForConditionalGeneration, tokenizer: PreTrainedToken
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=16,
+        max_new_tokens=LONGEST_ANSWER,
     )
     model.save_pretrained(output)
-    processor(tokenizer).save_pretrained(output)
+    processor(model.config, tokenizer).save_pretrained(output)
 
 
-def processor(tokenizer: PreTrainedTokenizerBase) -> FlashSlothProcessor:
-    """The default's processor: one view of 96 pixels."""
-    config = model_config(tokenizer)
+def processor(config: FlashSlothConfig, tokenizer: PreTrainedTokenizerBase) -> FlashSlothProcessor:
+    """The processor of a model with this config: one view of 96 pixels."""
     return FlashSlothProcessor(
         image_processor=FlashSlothImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),
         tokenizer=tokenizer,
@@ -180,29 +88,53 @@ def processor(tokenizer: PreTrainedTokenizerBase) -> FlashSlothProcessor:
         query_token=QUERY,
         num_query_tokens=config.num_query_tokens,
         patch_size=PATCH_SIZE,
-        pooling_window=config.pooling_window,
+        pooling_window=config.window,
     )
 
 
-def train(output: Path, minutes: float, seed: int, device: torch.device) -> None:
-    """Both phases and the export; checkpoints are kept in `output`/training."""
+def tower_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The vision tower's weights of a saved model."""
+    return AutoModelForImageTextToText.from_pretrained(checkpoint).float().model.vision_tower.state_dict()
+
+
+def train(
+    output: Path,
+    seed: int,
+    device: torch.device,
+    minutes: dict[str, float] = MINUTES,
+    pictures: int = NUM_PICTURES,
+    tower: Path | None = None,
+) -> None:
+    """Tower, both stages and the export; checkpoints are kept in `output`/training."""
     kept = output / "training"
-    vision = pretrain_vision(kept / "vision.pt", minutes * VISION_SHARE, seed, device)
+    start = tower_of(tower) if tower and not (kept / "vision.pt").exists() else None
+    vision = pretrain_vision(kept / "vision.pt", minutes["vision"], seed, device, start)
     if not (kept / "tokenizer").exists():
         train_tokenizer(seed).save_pretrained(kept / "tokenizer")
     tokenizer = load_tokenizer(kept / "tokenizer")
-    model = train_end_to_end(kept / "end_to_end.pt", vision, tokenizer, minutes * (1 - VISION_SHARE), seed, device)
+    torch.manual_seed(seed)
+    model = build_model(tokenizer, device, vision["tower"])
+    bank = FeatureBank(kept / "features", Pictures(seed), pictures, model.model.vision_tower)
+    bank.fill()
+    for stage in (ALIGNMENT, INSTRUCTION):
+        budget = Budget(minutes=minutes[stage.name])
+        run_stage(stage, model, bank, tokenizer, kept / f"{stage.name}.pt", budget, seed)
     export(model, tokenizer, output)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="directory of the model and of the checkpoints")
-    parser.add_argument("--minutes", type=float, default=150, help="training time in all, over interruptions")
+    for part, minutes in MINUTES.items():
+        parser.add_argument(f"--{part}-minutes", type=float, default=minutes, help="over interruptions")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=NUM_PICTURES, help="pictures of both stages, 55 kB each")
+    parser.add_argument("--tower", type=Path, help="checkpoint whose vision tower to begin with, not a random one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    train(arguments.output, arguments.minutes, arguments.seed, torch.device(arguments.device))
+    minutes = {part: getattr(arguments, f"{part}_minutes") for part in MINUTES}
+    device = torch.device(arguments.device)
+    train(arguments.output, arguments.seed, device, minutes, arguments.pictures, arguments.tower)
     print(f"The trained model is in {arguments.output}.")
 
 

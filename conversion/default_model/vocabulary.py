@@ -153,6 +153,18 @@ EASY_VQA_SHAPES = ("circle", "rectangle", "triangle")
 EASY_VQA_COLOURS = ("red", "green", "blue", "yellow", "black", "gray", "brown", "teal")
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
+PLACES = {
+    "top left": "in the top left corner",
+    "top": "at the top",
+    "top right": "in the top right corner",
+    "left": "on the left",
+    "middle": "in the middle",
+    "right": "on the right",
+    "bottom left": "in the bottom left corner",
+    "bottom": "at the bottom",
+    "bottom right": "in the bottom right corner",
+}
+"""The ninths of a picture, row by row, and how each is said in a sentence."""
 
 IRREGULAR_PLURALS = {
     "bread": "breads",

@@ -70,6 +70,29 @@ WHERE = (
     "What corner is the {thing} in?",
     "Where do you see the {thing}?",
 )
+PLACE = (
+    "What is {place}?",
+    "What do you see {place}?",
+    "What is shown {place}?",
+    "What is {place} of the picture?",
+    "Name the thing {place}.",
+)
+WHERE_PLACE = (
+    "Where is the {thing}?",
+    "Where in the picture is the {thing}?",
+    "Where do you see the {thing}?",
+    "In which part of the picture is the {thing}?",
+)
+DESCRIBE = (
+    "Describe the picture.",
+    "Describe the image.",
+    "Describe this picture.",
+    "Describe what you see.",
+    "What is in the picture, and where?",
+    "Tell me what is in the picture and where.",
+    "Give a description of the picture.",
+    "List all things and their places.",
+)
 COUNT = (
     "How many {things} are there?",
     "How many {things} are there in the picture?",

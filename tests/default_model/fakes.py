@@ -1,9 +1,10 @@
 """Stand-ins for downloaded pictures, so that the tests of the default model's data need no registry."""
 
+import numpy as np
 from PIL import Image
 
-from conversion.default_model import canvas
-from conversion.default_model.assets import GLYPH_SIZE
+from conversion.default_model import canvas, pictures
+from conversion.default_model.assets import GLYPH_SIZE, EasyVQAImage
 from conversion.default_model.vocabulary import EMOJI
 
 
@@ -18,3 +19,9 @@ def fake_glyphs(monkeypatch) -> None:
         glyphs[name] = glyph
     monkeypatch.setattr(canvas, "load_glyphs", lambda style: glyphs)
     canvas.glyph_pixels.cache_clear()
+
+
+def fake_easy_vqa(monkeypatch) -> None:
+    """Replaces easy-VQA's training images by one blank picture with two questions."""
+    image = EasyVQAImage(np.zeros((96, 96, 3), np.uint8), (("what shape is present?", "circle"), ("is it red?", "no")))
+    monkeypatch.setattr(pictures, "load_easy_vqa", lambda split, size: iter([image]))

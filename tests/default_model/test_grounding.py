@@ -7,9 +7,20 @@ import pytest
 import torch
 
 from conversion.default_model.canvas import IMAGE_SIZE
-from conversion.default_model.grounding import Grounding, grounding_loss, grounding_of, recorded_scores
+from conversion.default_model.grounding import (
+    ENOUGH,
+    MAX_OVERLAP,
+    Grounding,
+    attention_maps,
+    grounding_loss,
+    grounding_of,
+    overlap,
+    overlap_loss,
+    recorded_scores,
+)
 from conversion.default_model.questions import Turn, questions_about
-from conversion.default_model.scenes import GRID, KINDS, PATCH_SIZE, Scene, Thing, scene_of
+from conversion.default_model.scene import GRID, PATCH_SIZE, Scene, Thing
+from conversion.default_model.scenes import KINDS, scene_of
 from tests.default_model.fakes import fake_glyphs
 from transformers_flashsloth.model.embedded_query import CrossAttention
 
@@ -85,36 +96,66 @@ def test_answers_are_read_from_what_they_name(kind):
             if turn.family in ("name", "corner", "shape", "colour") and turn.answer != "nothing":
                 assert turn.answer in (things[0].name, things[0].colour)
             if turn.family == "where":
-                assert things[0].corner == turn.answer
+                assert scene.places()[turn.about[0]] == turn.answer
             if turn.family == "count":
                 assert len(things) == int(turn.answer)
             if turn.family == "present" and turn.answer == "yes":
                 assert things
 
 
-def test_heads_together_look_at_what_is_asked_about():
+def looking_at(*patches: int) -> torch.Tensor:
+    """Maps of queries that look at one patch of four each, (Q, 4)."""
+    return torch.eye(4)[list(patches)]
+
+
+def test_nearly_all_attention_goes_to_what_is_asked_about():
     looked_at = torch.zeros(1, 2, 4, dtype=torch.bool)
     looked_at[0, 0, 0] = True  # the second run has none
-    grounding = Grounding(looked_at, torch.zeros(1, 2, 2, 4, dtype=torch.bool))
-    scores = torch.zeros(1, 3, 2 * 5, 4)
-    assert grounding_loss(scores, grounding).item() == pytest.approx(np.log(4), rel=1e-5)
-    scores[:, 0, :5, 0] = 50.0  # one head of three sees it, the others a fourth of it
-    assert grounding_loss(scores, grounding).item() == pytest.approx(-np.log(0.5), rel=1e-5)
+    grounding = Grounding(looked_at, torch.zeros(1, 2, 4, 4, dtype=torch.bool))
+
+    def loss(*patches: int) -> float:
+        return grounding_loss(looking_at(*patches).expand(1, 2, 4, 4), grounding).item()
+
+    assert loss(0, 0, 0, 0) == 0
+    assert loss(0, 0, 1, 2) == pytest.approx(np.log(ENOUGH / 0.5), rel=1e-5)
 
 
-def test_each_head_counts_its_own_part():
+def test_each_query_counts_its_own_part():
     counted = torch.zeros(1, 2, 2, 4, dtype=torch.bool)
     counted[0, 1, 0, 1] = counted[0, 1, 1, 2] = True
     grounding = Grounding(torch.zeros(1, 2, 4, dtype=torch.bool), counted)
-    scores = torch.zeros(1, 3, 2 * 5, 4)
-    scores[:, 0, 5:, 1] = scores[:, 1, 5:, 2] = 50.0
-    assert grounding_loss(scores, grounding).item() == pytest.approx(0.0, abs=1e-6)
-    assert grounding_loss(scores[:, [1, 0, 2]], grounding) > 10
+    maps = torch.stack([looking_at(3, 3, 3), looking_at(1, 2, 3)])[None]  # (1, R=2, Q=3, 4)
+    assert grounding_loss(maps, grounding).item() == pytest.approx(0.0, abs=1e-6)
+    assert grounding_loss(maps[:, :, [1, 0, 2]], grounding) > 10
+
+
+def test_one_query_looks_at_all_that_is_counted():
+    turns = [[Turn("", "2", "count", (0, 1))]]
+    several, one = grounding_of([two_things()], turns), grounding_of([two_things()], turns, num_queries=1)
+    assert several.counted.any() and not several.looked_at.any()
+    assert one.looked_at.sum() == 4 and not one.counted.any()
+
+
+def test_maps_are_shares_of_each_query():
+    maps = attention_maps(torch.randn(1, 3, 2 * 5, 4), runs=2)
+    assert maps.shape == (1, 2, 5, 4)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(1, 2, 5))
+
+
+def test_overlap_is_one_for_equal_maps_and_nothing_for_different_ones():
+    assert overlap(looking_at(1, 1, 1)).item() == pytest.approx(1)
+    assert overlap(looking_at(0, 1, 2)).item() == pytest.approx(0)
+    assert overlap(looking_at(1, 1, 2)).item() == pytest.approx(1 / 3)
+    maps = torch.stack([looking_at(1, 1, 1), looking_at(0, 1, 2)])[None]
+    assert overlap_loss(maps, torch.tensor([[True, False]])).item() == pytest.approx(1 - MAX_OVERLAP)
+    assert overlap_loss(maps, torch.tensor([[False, True]])).item() == 0
 
 
 def test_where_nothing_is_known_nothing_is_lost():
     grounding = Grounding(torch.zeros(1, 1, 4, dtype=torch.bool), torch.zeros(1, 1, 2, 4, dtype=torch.bool))
-    assert grounding_loss(torch.randn(1, 3, 5, 4), grounding) == 0
+    maps = torch.rand(1, 1, 5, 4).softmax(-1)
+    assert grounding_loss(maps, grounding) == 0
+    assert overlap_loss(maps, torch.zeros(1, 1, dtype=torch.bool)) == 0
 
 
 def test_scores_are_recorded_inside_the_block_alone():

@@ -2,6 +2,7 @@
 
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,10 +10,12 @@ from transformers import AutoProcessor
 
 from conversion.default_model.dense import pixel_values
 from conversion.default_model.questions import Turn
-from conversion.default_model.rows import IGNORED, RowEncoder
+from conversion.default_model.rows import IGNORED, RowEncoder, _answer_weights
+from conversion.default_model.scene import Scene
 from conversion.default_model.scenes import KINDS, scene_of
 from conversion.default_model.tokenizer import ANSWERS
 from conversion.default_model.train import DEFAULT_CHECKPOINT
+from conversion.default_model.vocabulary import CORNERS, PLACES
 from tests.default_model.fakes import fake_glyphs
 
 TURNS = [
@@ -29,7 +32,7 @@ def processor():
 
 @pytest.fixture
 def encoder(processor):
-    return RowEncoder(processor.tokenizer, 16, processor.num_query_tokens)
+    return RowEncoder(processor.tokenizer, processor.num_query_tokens)
 
 
 def conversation(turns: list[Turn], image: Image.Image) -> list[dict]:
@@ -45,7 +48,7 @@ def conversation(turns: list[Turn], image: Image.Image) -> list[dict]:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_row_equals_the_chat_template(processor, encoder, count):
-    ids, labels = encoder.row(TURNS[:count])
+    ids, labels = encoder.conversation(TURNS[:count], tokens=16)
     expected = processor.apply_chat_template(
         conversation(TURNS[:count], Image.new("RGB", (96, 96))),
         tokenize=True,
@@ -66,14 +69,54 @@ def test_pixels_equal_the_image_processor(monkeypatch, processor, kind):
     assert torch.equal(pixel_values([scene]), expected)
 
 
+def test_a_caption_stands_between_image_and_queries(encoder):
+    ids, labels = encoder.caption("A cat.", tokens=4)
+    said, newline = encoder.pieces("A cat."), encoder.pieces("\n")
+    assert ids == [*encoder.image * 4, *said, *encoder.queries, *newline]
+    assert labels == [*[IGNORED] * 4, *said, *[IGNORED] * len(encoder.queries), *newline]
+
+
+def scenes_of_all_kinds(random: Random) -> list[Scene]:
+    return [scene_of(kind, random) for kind in KINDS]
+
+
 def test_batches_are_padded_on_the_right(monkeypatch, encoder):
     fake_glyphs(monkeypatch)
     random = Random(1)
-    batch = encoder.batch([scene_of(kind, random) for kind in KINDS], 4, random)
-    assert batch.input_ids.shape == batch.attention_mask.shape == batch.labels.shape
-    assert ((batch.input_ids == encoder.pad) == (batch.attention_mask == 0)).all()
-    assert (batch.labels[batch.attention_mask == 0] == IGNORED).all()
-    assert all(labels.shape == (len(KINDS), 144) for labels in batch.patches)
+    patches = torch.randn(len(KINDS), 144, 8)
+    for batch in (
+        encoder.questions(scenes_of_all_kinds(random), patches, 4, 16, random),
+        encoder.captions(scenes_of_all_kinds(random), patches, 16, random),
+    ):
+        assert batch.input_ids.shape == batch.attention_mask.shape == batch.labels.shape == batch.weights.shape
+        assert ((batch.input_ids == encoder.pad) == (batch.attention_mask == 0)).all()
+        assert (batch.labels[batch.attention_mask == 0] == IGNORED).all()
+        assert ((batch.weights > 0) == (batch.labels != IGNORED)).all()
+        assert torch.equal(batch.patches, patches)
+
+
+def test_captions_leave_out_what_nobody_knows(monkeypatch, encoder):
+    fake_glyphs(monkeypatch)
+    random = Random(1)
+    unknown = Scene("any", np.zeros((1, 1, 3)), [], None)
+    patches = torch.randn(2, 144, 8)
+    batch = encoder.captions([unknown, scene_of("single", random)], patches, 16, random)
+    assert len(batch.input_ids) == 1 and torch.equal(batch.patches, patches[1:])
+
+
+def test_each_token_of_a_long_answer_counts_less():
+    labels = torch.tensor([[IGNORED, 5, 5, 5, 5, IGNORED, 7], [7, IGNORED, 5, 5, IGNORED, IGNORED, IGNORED]])
+    weights = _answer_weights(labels)
+    half, less = 0.5, 0.5**0.5
+    expected = [[0, half, half, half, half, 0, 1], [1, 0, less, less, 0, 0, 0]]
+    torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+def test_a_description_comes_last(monkeypatch, encoder):
+    fake_glyphs(monkeypatch)
+    for seed in range(20):
+        families = [turn.family for turn in encoder.turns(scene_of("corners", Random(seed)), 9, Random(seed))]
+        assert families.index("describe") == len(families) - 1
 
 
 @pytest.mark.parametrize("text", ["héllo 你好 😀", "\n\n x\t", 'USER "quoted": 1,234.5', "İstanbul ﷺ \U0001f9a5", ""])
@@ -82,7 +125,8 @@ def test_every_text_comes_back(processor, text):
 
 
 def test_answers_are_one_token_a_word(processor):
-    for answer in ANSWERS:
+    # The weights that ship were trained before places other than corners had a name.
+    for answer in set(ANSWERS) - (set(PLACES) - set(CORNERS)):
         assert len(processor.tokenizer.encode(f" {answer}")) == len(answer.split())
 
 

@@ -8,17 +8,8 @@ import pytest
 from conversion.default_model import wordings
 from conversion.default_model.canvas import IMAGE_SIZE, shape_mask
 from conversion.default_model.questions import questions_about, restyled
-from conversion.default_model.scenes import (
-    COLOUR_LABELS,
-    GRID,
-    KINDS,
-    LABELS,
-    PATCH_SIZE,
-    UNLABELLED,
-    Scene,
-    Thing,
-    scene_of,
-)
+from conversion.default_model.scene import COLOUR_LABELS, GRID, LABELS, PATCH_SIZE, UNLABELLED, Scene, Thing
+from conversion.default_model.scenes import KINDS, scene_of
 from conversion.default_model.vocabulary import COLOURS, CORNERS, EMOJI, SHAPES, plural, with_article
 from tests.default_model.fakes import fake_glyphs
 

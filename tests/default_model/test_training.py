@@ -1,6 +1,7 @@
-"""The default model's training: it runs, goes on where it stopped, ends on time and moves every parameter."""
+"""The default model's training: the tower goes on where it stopped, budgets are kept, the command exports a model."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import torch
 from torch import nn
 
 from conversion.default_model import optimisation, pretrain_vision, train
-from conversion.default_model.optimisation import Clock, Optimisers, made_ahead
-from tests.default_model.fakes import fake_glyphs
+from conversion.default_model.optimisation import Budget, Clock, Optimisers, learning_rate_factor, made_ahead
+from tests.default_model.fakes import fake_easy_vqa, fake_glyphs
 
 CPU = torch.device("cpu")
 
@@ -21,7 +22,6 @@ def stepwise(monkeypatch):
     ticks = iter(range(0, 10**6, 60))
     monkeypatch.setattr(optimisation.time, "monotonic", lambda: float(next(ticks)))
     monkeypatch.setattr(pretrain_vision, "BATCH_SIZE", 2)
-    monkeypatch.setattr(train, "BATCH_SIZE", 2)
 
 
 def test_the_vision_tower_resumes(stepwise, tmp_path):
@@ -35,23 +35,42 @@ def test_the_vision_tower_resumes(stepwise, tmp_path):
     assert sum(moved) > 0.9 * len(moved)
 
 
-def test_every_parameter_learns_from_the_answers(stepwise):
-    pytest.importorskip("easy_vqa")
-    torch.manual_seed(0)
-    tokenizer = train.load_tokenizer(train.DEFAULT_CHECKPOINT)
-    model = train.build_model(tokenizer, CPU)
-    heads = train.DenseHeads(model.config.vision_config.hidden_size)
-    random = train.Random(0)
-    encoder = train.RowEncoder(tokenizer, model.config.tokens_per_view, model.config.num_query_tokens)
-    batch = encoder.batch(train.Pictures().draw(4, random), 3, random)
-    losses = train.losses_of(model, heads, batch)
+def test_the_tower_can_begin_with_another(stepwise, tmp_path, monkeypatch):
+    start = train.tower_of(train.DEFAULT_CHECKPOINT)
+    monkeypatch.setattr(pretrain_vision, "MATRIX_LR", 0.0)
+    monkeypatch.setattr(pretrain_vision, "OTHER_LR", 0.0)
+    vision = pretrain_vision.pretrain_vision(tmp_path / "vision.pt", 1, 0, CPU, start)
+    assert all(torch.equal(vision["tower"][name], value) for name, value in start.items())
 
-    whole = model(batch.input_ids, batch.pixel_values, batch.attention_mask, labels=batch.labels).loss
-    torch.testing.assert_close(losses["answers"], whole)
-    sum(losses.values()).backward()
-    # Key biases shift all scores of a query alike, which a softmax does not see.
-    still = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-    assert all(name.endswith(("k_proj.bias", "score_proj.bias")) for name in still), still
+
+def test_the_command_goes_through_every_part(monkeypatch, tmp_path):
+    fake_glyphs(monkeypatch)
+    fake_easy_vqa(monkeypatch)
+    train.load_tokenizer(train.DEFAULT_CHECKPOINT).save_pretrained(tmp_path / "training" / "tokenizer")
+    monkeypatch.setattr(pretrain_vision, "BATCH_SIZE", 2)
+    for stage in ("ALIGNMENT", "INSTRUCTION"):
+        monkeypatch.setattr(train, stage, replace(getattr(train, stage), rows=2))
+    minutes = dict.fromkeys(train.MINUTES, 1e-4)
+    train.train(tmp_path, 0, CPU, minutes, pictures=4)
+    assert {path.name for path in (tmp_path / "training").iterdir()} >= {"vision.pt", "alignment.pt", "instruction.pt"}
+    model = train.AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert model.generation_config.max_new_tokens == train.LONGEST_ANSWER
+    vision = torch.load(tmp_path / "training" / "vision.pt")["tower"]
+    kept = model.model.vision_tower.state_dict()
+    assert all(torch.equal(kept[name], value.bfloat16()) for name, value in vision.items()), "the tower stays frozen"
+
+
+def test_a_budget_is_minutes_or_batches(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    batches = Budget(steps=10)
+    assert not batches.spent(9) and batches.spent(10)
+    assert batches.factor(7) == learning_rate_factor(0.7)
+    minutes = Budget(minutes=2)
+    minutes.go_on_from(step=500, elapsed=60)
+    assert minutes.factor(500) == learning_rate_factor(0.5) and not minutes.spent(500)
+    now[0] += 60
+    assert minutes.spent(500)
 
 
 def test_the_learning_rate_ends_at_zero(monkeypatch):

@@ -1,0 +1,119 @@
+"""Ablations: FlashSloth and variants of it, each trained on the same data with the same seeds, and compared.
+
+    python -m conversion.default_model.ablate --output DIR [--seeds 3] [--variants full average] [--page ABLATIONS.md]
+
+Every run draws the same pictures in the same order for the same number of batches, whatever the machine; all stand
+behind the vision tower that ships, which stays frozen. Run the same command again after an interruption and it goes on;
+finished runs are kept in DIR. `--tiny` runs everything with a few rows, as a test of the command; its figures mean
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from .ablation_report import Run, plot, table
+from .answering import Answerer
+from .assets import TRAINED_STYLES
+from .features import FeatureBank
+from .held_out import FAMILIES, Item, held_out, mean_score
+from .marked import write_between_markers
+from .operations import operations
+from .optimisation import Budget
+from .pictures import Pictures
+from .stages import ALIGNMENT, INSTRUCTION, Stage, run_stage
+from .tokenizer import train_tokenizer
+from .train import DEFAULT_CHECKPOINT, build_model, load_tokenizer, processor, tower_of
+from .variants import TINY, VARIANTS, Size, Variant, see_as
+
+MAX_SEEDS = 10
+
+
+class Ablation:
+    """What all runs share: the tower, the tokenizer, the pictures and the questions."""
+
+    def __init__(self, output: Path, size: Size, device: torch.device):
+        self.output, self.size, self.device = output, size, device
+        self.tower = tower_of(DEFAULT_CHECKPOINT)
+        if not (output / "tokenizer").exists():
+            train_tokenizer().save_pretrained(output / "tokenizer")
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(output / "tokenizer")
+        self.questions: dict[str, list[Item]] = {
+            family: held_out(family, TRAINED_STYLES, size.questions) for family in FAMILIES
+        }
+
+    def run(self, name: str, seed: int) -> Run:
+        """Train and measure one variant with one seed, or read what was measured before."""
+        kept = self.output / f"{name}-{seed}"
+        result = kept / "result.json"
+        if result.exists():
+            return Run(**json.loads(result.read_text()))
+        kept.mkdir(parents=True, exist_ok=True)
+        variant = VARIANTS[name]
+        torch.manual_seed(seed)
+        model = build_model(self.tokenizer, self.device, self.tower, **variant.choices)
+        bank = FeatureBank(self.output / "features", Pictures(seed), self.size.pictures, model.model.vision_tower)
+        bank.fill()
+        for stage, steps in self._stages(variant):
+            budget = Budget(steps=steps)
+            path = kept / f"{stage.name}.pt"
+            run_stage(stage, model, bank, self.tokenizer, path, budget, seed, variant.images_of)
+        see_as(model, variant)
+        ask = Answerer(model, processor(model.config, self.tokenizer))
+        scores = {family: mean_score(ask(items), items) for family, items in self.questions.items()}
+        run = Run(name, seed, scores, model.config.tokens_per_view, operations(ask, self.questions["name"][0]))
+        result.write_text(json.dumps(run._asdict(), indent=2) + "\n")
+        for stage, _ in self._stages(variant):
+            (kept / f"{stage.name}.pt").unlink()
+        return run
+
+    def _stages(self, variant: Variant) -> list[tuple[Stage, int]]:
+        """Stages and their batches; without the first, the second gets as many rows more."""
+        alignment, instruction = (self.size.stage(stage, variant) for stage in (ALIGNMENT, INSTRUCTION))
+        if variant.aligned:
+            return [(alignment, self.size.alignment), (instruction, self.size.instruction)]
+        return [(instruction, self.size.instruction + self.size.alignment * alignment.rows // instruction.rows)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="directory of checkpoints and results")
+    parser.add_argument("--seeds", type=int, default=3, help=f"runs of each variant, 2 to {MAX_SEEDS}")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--page", type=Path, help="also write table and plot into this page, between its markers")
+    parser.add_argument("--tiny", action="store_true", help="a test of the command, not of the model")
+    for name in ("pictures", "alignment", "instruction", "questions"):
+        parser.add_argument(f"--{name}", type=int, help=f"instead of {getattr(Size(), name):,}")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    if not 2 <= arguments.seeds <= MAX_SEEDS:
+        parser.error(f"--seeds must be from 2 to {MAX_SEEDS}: one run has no interval")
+    if arguments.tiny and arguments.page:
+        parser.error("--tiny gives no figures for a --page: leave one of them out")
+    chosen = {name: getattr(arguments, name) for name in ("pictures", "alignment", "instruction", "questions")}
+    size = replace(TINY if arguments.tiny else Size(), **{name: value for name, value in chosen.items() if value})
+
+    ablation = Ablation(arguments.output, size, torch.device(arguments.device))
+    names = dict.fromkeys(["full", *arguments.variants])  # the others are compared with it
+    # Seed by seed, so that an interrupted ablation has whole pairs.
+    plan = [(name, seed) for seed in range(arguments.seeds) for name in names]
+    runs = [ablation.run(name, seed) for name, seed in tqdm(plan, desc="ablation", unit="run")]
+    text = table(runs, {name: VARIANTS[name].title for name in names}, size)
+    (arguments.output / "table.md").write_text(text + "\n")
+    print(text)
+    drawing = (arguments.page or arguments.output / "table.md").with_suffix(".png")
+    drawn = plot(runs, drawing)
+    if arguments.page:
+        picture = f"\n\n![Accuracy against operations]({drawing.name})" if drawn else ""
+        write_between_markers(arguments.page, "ablations", text + picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What the ablation's runs say: a table with intervals paired by seed, and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from .held_out import FAMILIES, SEVEN
+from .variants import Size
+
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t that 95 % of differences stay within, for 1 to 9 degrees of freedom."""
+
+
+class Run(NamedTuple):
+    """One variant trained with one seed."""
+
+    variant: str
+    seed: int
+    scores: dict[str, float]
+    """Family -> mean score, 0-1."""
+    visual_tokens: int
+    operations: int
+    """To the first token of an answer."""
+
+    @property
+    def mean(self) -> float:
+        """Of the seven families of drawn pictures with answers of a word or two, 0-1."""
+        return mean(self.scores[family] for family in SEVEN)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval, of at least two values."""
+    return mean(values), T_975[len(values) - 2] * stdev(values) / len(values) ** 0.5
+
+
+def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
+    """Markdown: means over seeds and, paired by seed, what each variant's mean is more than the whole model's."""
+    head = ["variant", "visual tokens", "MFLOPs", "mean of seven", "against full, points", *FAMILIES]
+    full = {run.seed: run for run in runs if run.variant == "full"}
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for name, title in titles.items():
+        own = [run for run in runs if run.variant == name]
+        average, half = interval([run.mean * 100 for run in own])
+        more, within = interval([(run.mean - full[run.seed].mean) * 100 for run in own])
+        lines.append(
+            [
+                title,
+                str(own[0].visual_tokens),
+                f"{own[0].operations / 1e6:,.0f}",
+                f"{average:.1f} ± {half:.1f}",
+                "" if name == "full" else f"{more:+.1f} ± {within:.1f}",
+                *[f"{mean(run.scores[family] for run in own):.1%}" for family in FAMILIES],
+            ]
+        )
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        f"{rows}\n\n{len(full)} seeds; {size.alignment:,} batches of captions, {size.instruction:,} of conversations; "
+        f"{size.pictures:,} pictures; {size.questions:,} questions a family; ± is half of a 95 % interval over seeds."
+    )
+
+
+def plot(runs: list[Run], path: Path) -> bool:
+    """Mean of the seven families against operations. Returns whether matplotlib is there to draw it."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        return False
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for name in dict.fromkeys(run.variant for run in runs):
+        own = [run for run in runs if run.variant == name]
+        average, half = interval([run.mean * 100 for run in own])
+        label = f"{name}, {own[0].visual_tokens} tokens"
+        axes.errorbar(own[0].operations / 1e6, average, half, fmt="o", capsize=4, label=label)
+    axes.set(xlabel="MFLOPs to the first token", ylabel="mean of seven families, % (95 % intervals)")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return True

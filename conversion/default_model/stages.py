@@ -1,0 +1,170 @@
+"""The two stages of training behind the frozen vision tower, as in the paper: alignment on captions, then questions."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from transformers_flashsloth import FlashSlothForConditionalGeneration
+
+from .features import FeatureBank, fingerprint
+from .grounding import attention_maps, grounding_loss, overlap_loss, recorded_scores
+from .optimisation import CHECKPOINT_SECONDS, Budget, Optimisers, made_ahead, save_checkpoint
+from .parts import ImagesOf, images_of, pooled_in_windows, without_embq
+from .rows import IGNORED, Batch, RowEncoder
+
+TURNS = (1, 2, 4, 5, 6)
+"""Questions a row, drawn for each batch, so that little padding is needed."""
+MATRIX_LR, OTHER_LR = 4e-3, 1.5e-3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage trains on, and how."""
+
+    name: str
+    rows: int
+    """Rows a batch."""
+    captions: float
+    """Share of the batches that are captions; the others are questions."""
+    blindfolded: float = 0.0
+    """Share of the batches of questions in which EmbQ is off, so that visual tokens must do."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """Weights of the losses beside that of the answers: "grounding" and "overlap"."""
+    windows: dict[int, float] = field(default_factory=lambda: {3: 1.0})
+    """Patches along a pooling window -> share of the batches."""
+
+
+WINDOWS = {3: 0.7, 2: 0.06, 4: 0.08, 6: 0.08, 12: 0.08}
+ALIGNMENT = Stage("alignment", rows=64, captions=1.0, windows=WINDOWS)
+INSTRUCTION = Stage(
+    "instruction",
+    rows=32,
+    captions=0.15,
+    blindfolded=0.1,
+    losses={"grounding": 0.3, "overlap": 0.5},
+    windows={3: 0.5, 2: 0.06, 4: 0.08, 6: 0.14, 12: 0.22},
+)
+"""Pictures of few tokens make the decoder listen to EmbQ, which it would not do for long after alignment."""
+
+
+class Draw:
+    """The batches of a stage by number: batch 17 of a seed is always the same."""
+
+    def __init__(self, stage: Stage, bank: FeatureBank, encoder: RowEncoder, side: int, seed: int):
+        self.stage, self.bank, self.encoder, self.side, self.seed = stage, bank, encoder, side, seed
+
+    def __call__(self, index: int) -> tuple[Batch, int, bool]:
+        """The batch, its pooling window, and whether EmbQ is on."""
+        stage, random = self.stage, Random(f"{self.stage.name} {self.seed} {index}")
+        window = random.choices(tuple(stage.windows), tuple(stage.windows.values()))[0]
+        tokens = (self.side // window) ** 2
+        numbers = [random.randrange(self.bank.count) for _ in range(stage.rows)]
+        scenes, patches = [self.bank.pictures[number] for number in numbers], self.bank[numbers]
+        known = any(scene.owner is not None for scene in scenes)
+        if random.random() < stage.captions and known:
+            return self.encoder.captions(scenes, patches, tokens, random), window, True
+        batch = self.encoder.questions(scenes, patches, random.choice(TURNS), tokens, random)
+        return batch, window, random.random() >= stage.blindfolded
+
+
+def run_stage(
+    stage: Stage,
+    model: FlashSlothForConditionalGeneration,
+    bank: FeatureBank,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    budget: Budget,
+    seed: int,
+    images_of: ImagesOf = images_of,
+) -> None:
+    """Train everything behind the tower until `budget` is spent, checkpointing at `path` and going on from there."""
+    device = model.device
+    model.model.vision_tower.requires_grad_(False)
+    optimisers = Optimisers([model], MATRIX_LR, OTHER_LR)
+    tower = fingerprint(model.model.vision_tower)
+    step = 0
+    if path.exists():
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["tower"] != tower:
+            raise ValueError(
+                f"{path} was trained behind another vision tower than this run has; remove it "
+                "to train this stage anew, or restore that tower's vision.pt."
+            )
+        load_trained(model, state["model"])
+        optimisers.load_state_dict(state["optimisers"])
+        step = state["step"]
+        budget.go_on_from(step, state["elapsed"])
+    else:
+        budget.go_on_from(0, 0.0)
+    encoder = RowEncoder(tokenizer, model.config.num_query_tokens)
+    draw = Draw(stage, bank, encoder, model.config.patch_grid[0], seed)
+
+    def save() -> None:
+        trained = {name: value for name, value in model.state_dict().items() if "vision_tower" not in name}
+        states = optimisers.state_dict()
+        save_checkpoint(path, model=trained, optimisers=states, step=step, elapsed=budget.elapsed, tower=tower)
+
+    next_save = budget.elapsed + CHECKPOINT_SECONDS
+    with tqdm(desc=stage.name, unit="batch", initial=step, total=budget.steps) as bar:
+        batches = made_ahead(draw, step)
+        while not budget.spent(step):
+            batch, window, reads = next(batches)
+            batch = batch.to(device)
+            with (
+                torch.autocast(device.type, torch.bfloat16),
+                pooled_in_windows(model, window),
+                nullcontext() if reads else without_embq(model),
+            ):
+                losses = stage_losses(model, batch, images_of)
+            weighted = [stage.losses.get(name, 0.0) * loss for name, loss in losses.items() if name != "answers"]
+            optimisers.step(sum(weighted, losses["answers"]), budget.factor(step))
+            step += 1
+            bar.update(1)
+            if step % 10 == 0:
+                bar.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()}, refresh=False)
+            if budget.elapsed >= next_save:
+                save()
+                next_save = budget.elapsed + CHECKPOINT_SECONDS
+        batches.close()
+    save()
+
+
+def load_trained(model: FlashSlothForConditionalGeneration, state: dict[str, torch.Tensor]) -> None:
+    """Load what a stage trained, which is all but the vision tower."""
+    missing = model.load_state_dict(state, strict=False)
+    unknown = [*missing.unexpected_keys, *[name for name in missing.missing_keys if "vision_tower" not in name]]
+    if unknown:
+        raise ValueError(f"The checkpoint is not of this model; it differs in {', '.join(unknown)}.")
+
+
+def stage_losses(
+    model: FlashSlothForConditionalGeneration, batch: Batch, images_of: ImagesOf = images_of
+) -> dict[str, torch.Tensor]:
+    """The language loss on captions or answers and, where EmbQ reads, those on where it looks; scalars."""
+    images = images_of(model, batch.patches.to(model.dtype))
+    embq = model.model.embq
+    with recorded_scores(embq.image_attention) if embq is not None else nullcontext([]) as scores:
+        hidden_states = model.model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, mm_encoder_outputs={"image": images}
+        ).last_hidden_state  # (B, L, D)
+    next_ids = batch.labels[:, 1:]
+    answered = next_ids != IGNORED
+    # The language head runs where an answer is due only, one position in twenty.
+    logits = model.lm_head(hidden_states[:, :-1][answered]).float()
+    weights = batch.weights[:, 1:][answered]
+    losses = {"answers": (cross_entropy(logits, next_ids[answered], reduction="none") * weights).sum() / weights.sum()}
+    if scores and batch.grounding is not None:
+        asked = batch.grounding.looked_at.any(-1) | batch.grounding.counted.any((-2, -1))  # (B, R)
+        maps = attention_maps(scores[0], asked.shape[1])
+        losses["grounding"] = grounding_loss(maps, batch.grounding.in_windows(maps.shape[-1]))
+        if maps.shape[2] > 1:
+            losses["overlap"] = overlap_loss(maps, asked)
+    return losses

@@ -1,0 +1,75 @@
+"""What the ablation compares: FlashSloth with one of its parts left out or replaced, each trained on as much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import MethodType
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from transformers_flashsloth import FlashSlothForConditionalGeneration
+from transformers_flashsloth.model.modeling_flashsloth import FlashSlothModel
+
+from .parts import ImagesOf, images_of, pooled_images_of
+from .stages import Stage
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a variant differs from the whole model."""
+
+    title: str
+    choices: dict[str, object] = field(default_factory=dict)
+    """Fields of its config."""
+    images_of: ImagesOf = images_of
+    """What decoder and EmbQ see of a picture's patches."""
+    aligned: bool = True
+    """Whether it goes through stage 1; if not, stage 2 gets the rows of both."""
+
+
+VARIANTS = {
+    "full": Variant("SAP and EmbQ (FlashSloth)"),
+    "average": Variant("average pooling and EmbQ", {"pooling": "average"}),
+    "unpooled": Variant("no pooling, EmbQ", {"pooling": "none"}),
+    "without-embq": Variant("SAP, no EmbQ", {"num_query_tokens": 0}),
+    "neither": Variant("average pooling, no EmbQ", {"pooling": "average", "num_query_tokens": 0}),
+    "one-query": Variant("SAP and EmbQ of one query", {"num_query_tokens": 1}),
+    "pooled-embq": Variant("SAP, and EmbQ that reads pooled tokens only", images_of=pooled_images_of),
+    "unaligned": Variant("SAP and EmbQ, without stage 1", aligned=False),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much each run trains and answers."""
+
+    pictures: int = 30_000
+    alignment: int = 500
+    """Batches of stage 1."""
+    instruction: int = 1200
+    """Batches of stage 2."""
+    questions: int = 300
+    """Of each family."""
+    rows: int | None = None
+    """Rows a batch, where not each stage's own."""
+
+    def stage(self, stage: Stage, variant: Variant) -> Stage:
+        """`stage` with batches of this size, and without windows for a variant that does not pool."""
+        windows = {1: 1.0} if variant.choices.get("pooling") == "none" else stage.windows
+        return replace(stage, rows=self.rows or stage.rows, windows=windows)
+
+
+TINY = Size(pictures=32, alignment=2, instruction=2, questions=2, rows=4)
+
+
+def see_as(model: FlashSlothForConditionalGeneration, variant: Variant) -> None:
+    """Let the model itself, and so `generate`, see pictures as `variant` does; it was trained on ready patches."""
+    if variant.images_of is images_of:
+        return
+
+    def get_image_features(self: FlashSlothModel, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        patches = type(self).get_image_features(self, pixel_values, **kwargs).last_hidden_state
+        return variant.images_of(model, patches)
+
+    model.model.get_image_features = MethodType(get_image_features, model.model)

@@ -1,0 +1,133 @@
+"""The ablation: variants that differ in what they say, runs that are kept, intervals paired by seed."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from conversion.default_model import ablate, train
+from conversion.default_model.ablate import Ablation
+from conversion.default_model.ablation_report import Run, interval, table
+from conversion.default_model.held_out import FAMILIES
+from conversion.default_model.stages import ALIGNMENT, INSTRUCTION
+from conversion.default_model.variants import TINY, VARIANTS, Size, see_as
+from tests.default_model.fakes import fake_easy_vqa, fake_glyphs
+
+CPU = torch.device("cpu")
+TOKENIZER = train.load_tokenizer(train.DEFAULT_CHECKPOINT)
+
+
+@pytest.fixture
+def ablation(monkeypatch, tmp_path) -> Ablation:
+    fake_glyphs(monkeypatch)
+    fake_easy_vqa(monkeypatch)
+    TOKENIZER.save_pretrained(tmp_path / "tokenizer")
+    return Ablation(tmp_path, TINY, CPU)
+
+
+def built(name: str):
+    return train.build_model(TOKENIZER, CPU, **VARIANTS[name].choices)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "queries", "learned_weights"),
+    [
+        ("full", 16, 9, True),
+        ("average", 16, 9, False),
+        ("unpooled", 144, 9, False),
+        ("without-embq", 16, 0, True),
+        ("neither", 16, 0, False),
+        ("one-query", 16, 1, True),
+        ("pooled-embq", 16, 9, True),
+        ("unaligned", 16, 9, True),
+    ],
+)
+def test_variants_differ_as_they_say(name, tokens, queries, learned_weights):
+    model = built(name)
+    assert model.config.tokens_per_view == tokens
+    assert model.config.num_query_tokens == queries and (model.model.embq is None) == (queries == 0)
+    assert any("score_proj" in part for part, _ in model.named_parameters()) == learned_weights
+
+
+def test_every_variant_is_in_the_test():
+    assert len(VARIANTS) == 8
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_and_answers(ablation, name):
+    run = ablation.run(name, seed=0)
+    assert set(run.scores) == set(FAMILIES) and run.operations > 1e6
+    assert run.visual_tokens == (144 if name == "unpooled" else 16)
+
+
+def test_a_finished_run_is_kept(ablation, monkeypatch):
+    first = ablation.run("neither", seed=1)
+    monkeypatch.setattr(ablate, "run_stage", None)  # would fail
+    assert ablation.run("neither", seed=1) == first
+    assert [path.name for path in (ablation.output / "neither-1").iterdir()] == ["result.json"]
+
+
+def test_without_the_first_stage_the_second_has_its_rows(ablation):
+    ablation.size = Size(alignment=10, instruction=7)
+    (_, first), (instruction, second) = ablation._stages(VARIANTS["full"])
+    ((alone, steps),) = ablation._stages(VARIANTS["unaligned"])
+    assert (first, second) == (10, 7) and alone == instruction
+    assert steps * INSTRUCTION.rows == first * ALIGNMENT.rows + second * INSTRUCTION.rows
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_on_the_tokens_that_it_answers_with(ablation, name):
+    for stage, _ in ablation._stages(VARIANTS[name]):
+        assert max(stage.windows, key=stage.windows.get) == built(name).config.window[0]
+
+
+@torch.no_grad()
+def test_pooled_queries_read_what_pooling_leaves():
+    model = built("pooled-embq").eval()
+    pixels = torch.randn(2, 1, 3, 96, 96)
+    patches = model.get_image_features(pixels).last_hidden_state
+    see_as(model, VARIANTS["pooled-embq"])
+    seen = model.get_image_features(pixels)
+    assert torch.equal(seen.last_hidden_state, model.model.multi_modal_projector.pooling(patches))
+    assert seen.pooler_output.shape == (2, 16, 160)
+
+
+def test_intervals_are_students():
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.303 / 3**0.5))
+    assert interval([5.0, 5.0]) == (5.0, 0.0)
+
+
+def test_the_table_pairs_runs_by_seed():
+    def run(variant: str, seed: int, score: float) -> Run:
+        return Run(variant, seed, dict.fromkeys(FAMILIES, score), 16, 2_000_000)
+
+    # Seeds differ by ten points, the variants by two in each: the paired interval is narrow.
+    runs = [run("full", seed, 0.5 + seed / 10) for seed in range(3)]
+    runs += [run("average", seed, 0.48 + seed / 10) for seed in (2, 0, 1)]
+    lines = table(runs, {"full": "whole", "average": "mean"}, Size()).splitlines()
+    assert lines[2].startswith("| whole | 16 | 2 | 60.0 ± 24.8 |  |")
+    assert lines[3].startswith("| mean | 16 | 2 | 58.0 ± 24.8 | -2.0 ± 0.0 |")
+    assert "3 seeds" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--seeds", "1"], "one run has no interval"), (["--tiny", "--page", "x.md"], "--tiny gives no figures")],
+)
+def test_what_would_mean_nothing_is_refused(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["ablate", "--output", str(tmp_path), *arguments])
+    with pytest.raises(SystemExit):
+        ablate.main()
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_writes_its_table(ablation, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--output", str(ablation.output), "--tiny", "--seeds", "2", "--variants", "neither"]
+    )
+    ablate.main()
+    text = (ablation.output / "table.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    assert VARIANTS["full"].title in text and VARIANTS["neither"].title in text
+    assert json.loads((ablation.output / "full-1" / "result.json").read_text())["seed"] == 1

@@ -1,0 +1,182 @@
+"""Alignment and instruction: what they draw, what learns, and how they go on after an interruption."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+import torch
+
+from conversion.default_model import train
+from conversion.default_model.features import FeatureBank, fingerprint
+from conversion.default_model.optimisation import Budget
+from conversion.default_model.parts import images_of, pooled_images_of, pooled_in_windows, without_embq
+from conversion.default_model.pictures import Pictures
+from conversion.default_model.rows import RowEncoder
+from conversion.default_model.stages import ALIGNMENT, INSTRUCTION, Draw, run_stage, stage_losses
+from tests.default_model.fakes import fake_easy_vqa, fake_glyphs
+
+CPU = torch.device("cpu")
+TOKENIZER = train.load_tokenizer(train.DEFAULT_CHECKPOINT)
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch):
+    fake_glyphs(monkeypatch)
+    fake_easy_vqa(monkeypatch)
+
+
+def model(**choices):
+    torch.manual_seed(0)
+    return train.build_model(TOKENIZER, CPU, **choices)
+
+
+def bank_for(model, directory, count=6) -> FeatureBank:
+    bank = FeatureBank(directory, Pictures(0), count, model.model.vision_tower)
+    bank.fill()
+    return bank
+
+
+def draw_of(stage, bank) -> Draw:
+    return Draw(stage, bank, RowEncoder(TOKENIZER, 9), 12, 0)
+
+
+def test_the_same_number_is_the_same_picture():
+    pictures = Pictures(3)
+    first, again = pictures[17], Pictures(3)[17]
+    assert (first.image == again.image).all() and first.things == again.things
+    assert any((pictures[number].image != Pictures(4)[number].image).any() for number in range(5))
+
+
+def test_features_are_the_towers_and_filling_goes_on(tmp_path, monkeypatch):
+    whole = model()
+    tower = whole.model.vision_tower
+    bank = bank_for(whole, tmp_path)
+    pixels = torch.from_numpy(bank.pictures[4].image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        expected = tower(pixels).last_hidden_state
+    torch.testing.assert_close(bank[[4]].float(), expected, rtol=0.1, atol=0.1)
+
+    bank.finished.write_text("5")
+    bank.values[:] = 0
+    again = bank_for(whole, tmp_path)
+    assert not again[[4]].any() and again[[5]].any()
+    with torch.no_grad():
+        tower.embeddings.patch_embedding.bias += 1
+    assert not FeatureBank(tmp_path, Pictures(0), 6, tower).finished.exists(), "another tower, another file"
+
+
+def test_batches_are_the_same_again_and_as_the_stage_says(tmp_path):
+    bank = bank_for(model(), tmp_path)
+    draw = draw_of(replace(INSTRUCTION, rows=3, captions=0.5, blindfolded=0.5, windows={2: 1.0, 6: 1.0}), bank)
+    drawn = [draw(index) for index in range(30)]
+    assert torch.equal(drawn[7][0].input_ids, draw(7)[0].input_ids)
+    assert {window for _, window, _ in drawn} == {2, 6}
+    assert {batch.grounding is None for batch, _, _ in drawn} == {True, False}
+    assert {reads for batch, _, reads in drawn if batch.grounding is not None} == {True, False}
+    for batch, window, _ in drawn:
+        assert ((batch.input_ids == draw.encoder.image[0]).sum(1) == (12 // window) ** 2).all()
+    assert all(draw_of(replace(ALIGNMENT, rows=3), bank)(index)[0].grounding is None for index in range(5))
+
+
+def test_images_are_what_the_model_makes_of_pixels():
+    whole = model().eval()
+    pixels = torch.randn(2, 1, 3, 96, 96)
+    with torch.no_grad():
+        expected = whole.get_image_features(pixels)
+        made = images_of(whole, expected.last_hidden_state)
+        pooled = pooled_images_of(whole, expected.last_hidden_state)
+    assert torch.equal(made.pooler_output, expected.pooler_output)
+    assert torch.equal(made.last_hidden_state, expected.last_hidden_state)
+    assert pooled.last_hidden_state.shape == (2, 16, 192) and torch.equal(pooled.pooler_output, made.pooler_output)
+
+
+@pytest.mark.parametrize(("window", "tokens"), [(2, 36), (3, 16), (12, 1)])
+def test_windows_are_chosen_for_a_while(window, tokens):
+    whole = model()
+    patches = torch.randn(1, 144, 192)
+    with pooled_in_windows(whole, window) as count:
+        assert images_of(whole, patches).pooler_output.shape[1] == count == tokens
+    assert images_of(whole, patches).pooler_output.shape[1] == 16
+
+
+def test_all_but_the_tower_learns(tmp_path):
+    whole = model()
+    whole.model.vision_tower.requires_grad_(False)
+    bank = bank_for(whole, tmp_path)
+    batch = draw_of(replace(INSTRUCTION, rows=4, captions=0.0, windows={3: 1.0}), bank)(0)[0]
+    losses = stage_losses(whole, batch)
+    assert set(losses) == {"answers", "grounding", "overlap"}
+    losses["answers"].backward()
+    # Key biases shift all scores of a query alike, which a softmax does not see.
+    still = {name for name, p in whole.named_parameters() if p.grad is None or not p.grad.any()}
+    still = {name for name in still if not name.endswith(("k_proj.bias", "score_proj.bias"))}
+    assert all("vision_tower" in name for name in still), still
+
+
+def test_the_answers_loss_is_the_models_own(tmp_path):
+    whole = model()
+    bank = bank_for(whole, tmp_path)
+    batch = draw_of(replace(INSTRUCTION, rows=4, captions=0.0, windows={3: 1.0}), bank)(0)[0]
+    batch = batch._replace(weights=(batch.labels != -100).float())
+    images = images_of(whole, batch.patches.float())
+    expected = whole(
+        batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, mm_encoder_outputs={"image": images}
+    ).loss
+    torch.testing.assert_close(stage_losses(whole, batch)["answers"], expected)
+
+
+def test_without_embq_patches_are_not_read(tmp_path):
+    whole = model()
+    bank = bank_for(whole, tmp_path)
+    batch = draw_of(replace(INSTRUCTION, rows=4, captions=0.0, windows={3: 1.0}), bank)(0)[0]
+    with without_embq(whole):
+        losses = stage_losses(whole, batch)
+    assert set(losses) == {"answers"}
+    losses["answers"].backward()
+    assert whole.model.embq.up_proj.weight.grad is None
+    assert set(stage_losses(whole, batch)) == {"answers", "grounding", "overlap"}
+
+
+def test_a_stage_goes_on_as_if_never_interrupted(tmp_path):
+    stage = replace(INSTRUCTION, rows=2)
+    bank = bank_for(model(), tmp_path)
+    once, twice = model(), model()
+    run_stage(stage, once, bank, TOKENIZER, tmp_path / "once.pt", Budget(steps=4), seed=0)
+    # A schedule follows the planned batches: stopping after two of four is an interruption.
+    interrupted = Budget(steps=4)
+    interrupted.spent = lambda step: step >= 2
+    run_stage(stage, twice, bank, TOKENIZER, tmp_path / "twice.pt", interrupted, seed=0)
+    fresh = model()
+    run_stage(stage, fresh, bank, TOKENIZER, tmp_path / "twice.pt", Budget(steps=4), seed=0)
+    for name, value in once.state_dict().items():
+        torch.testing.assert_close(fresh.state_dict()[name], value, msg=name)
+    assert not torch.equal(once.model.query_tokens.weight, twice.model.query_tokens.weight)
+
+
+def test_a_stage_refuses_what_another_tower_left(tmp_path):
+    whole = model()
+    bank = bank_for(whole, tmp_path)
+    stage = replace(ALIGNMENT, rows=2)
+    run_stage(stage, whole, bank, TOKENIZER, tmp_path / "stage.pt", Budget(steps=1), seed=0)
+    before = fingerprint(whole.model.vision_tower)
+    with torch.no_grad():
+        whole.model.vision_tower.embeddings.patch_embedding.bias += 1
+    assert fingerprint(whole.model.vision_tower) != before
+    with pytest.raises(ValueError, match="trained behind another vision tower"):
+        run_stage(stage, whole, bank, TOKENIZER, tmp_path / "stage.pt", Budget(steps=1), seed=0)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    whole, other = model(), model(num_query_tokens=0)
+    bank = bank_for(whole, tmp_path)
+    stage = replace(ALIGNMENT, rows=2)
+    run_stage(stage, whole, bank, TOKENIZER, tmp_path / "stage.pt", Budget(steps=1), seed=0)
+    with pytest.raises(ValueError, match=r"not of this model; it differs in .*embq"):
+        run_stage(stage, other, bank, TOKENIZER, tmp_path / "stage.pt", Budget(steps=1), seed=0)
+
+
+def test_random_is_not_shared_between_stages(tmp_path):
+    bank = bank_for(model(), tmp_path)
+    assert Random("alignment 0 0").random() != Random("instruction 0 0").random()
+    first, second = (draw_of(replace(stage, rows=6, captions=1.0), bank)(0)[0] for stage in (ALIGNMENT, INSTRUCTION))
+    assert not torch.equal(first.patches, second.patches)
