@@ -42,8 +42,9 @@ def average_pooling(model: FlashSlothForConditionalGeneration) -> Iterator[None]
     pooling = model.model.multi_modal_projector.pooling
     learned = pooling.weights
 
-    def equal(patches: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(learned(patches), 1 / (pooling.height * pooling.width))
+    def equal(patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
+        height, width = window or pooling.window
+        return torch.full_like(learned(patches, window), 1 / (height * width))
 
     pooling.weights = equal
     try:

@@ -31,13 +31,11 @@ def pooled_in_windows(model: FlashSlothForConditionalGeneration, window: int) ->
     """Pools in square windows of `window` patches; gives the number of tokens that a view becomes."""
     pooling = model.model.multi_modal_projector.pooling
     rows, columns = model.config.patch_grid
-    kept = pooling.height, pooling.width, pooling.rows, pooling.columns
-    pooling.height = pooling.width = window
-    pooling.rows, pooling.columns = rows // window, columns // window
+    kept, pooling.window = pooling.window, (window, window)
     try:
-        yield pooling.rows * pooling.columns
+        yield (rows // window) * (columns // window)
     finally:
-        pooling.height, pooling.width, pooling.rows, pooling.columns = kept
+        pooling.window = kept
 
 
 @contextmanager
