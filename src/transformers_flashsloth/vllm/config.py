@@ -1,0 +1,47 @@
+"""What an engine for FlashSloth has to be, however it is started."""
+
+from vllm.logger import init_logger
+from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+from .plugin import TOKENIZER_MODE
+
+logger = init_logger("vllm.flashsloth")
+
+
+class FlashSlothConfigHook(VerifyAndUpdateConfig):
+    """
+    Prompts enter whole: queries need their question and their images in the same step. So chunked prefill and prefix
+    caching are switched off, and the budgets of a step hold the longest prompt.
+    """
+
+    @staticmethod
+    def verify_and_update_model_config(model_config) -> None:
+        """Has prompts tokenised by `prompts.py`, which expands queries."""
+        if model_config.tokenizer_mode in ("auto", "hf"):
+            model_config.tokenizer_mode = TOKENIZER_MODE
+
+    @staticmethod
+    def verify_and_update_config(vllm_config) -> None:
+        """
+        Sets what must be so.
+
+        Raises:
+            ValueError: for pipeline parallelism.
+        """
+        if vllm_config.parallel_config.pipeline_parallel_size > 1:
+            raise ValueError(
+                "FlashSloth cannot run with a --pipeline-parallel-size above 1: the stage with the embedded query "
+                "module would not have the images. Use --tensor-parallel-size or --data-parallel-size."
+            )
+        scheduler, longest = vllm_config.scheduler_config, vllm_config.model_config.max_model_len
+        scheduler.enable_chunked_prefill = False
+        scheduler.long_prefill_token_threshold = 0
+        scheduler.disable_chunked_mm_input = True
+        vllm_config.cache_config.enable_prefix_caching = False
+        scheduler.max_num_batched_tokens = max(scheduler.max_num_batched_tokens, longest)
+        for name in ("max_num_encoder_input_tokens", "encoder_cache_size"):
+            setattr(scheduler, name, max(getattr(scheduler, name), scheduler.max_num_batched_tokens))
+        logger.info(
+            "FlashSloth takes prompts whole: chunked prefill and prefix caching are off, a step holds %d tokens.",
+            scheduler.max_num_batched_tokens,
+        )

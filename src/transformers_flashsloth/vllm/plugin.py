@@ -1,0 +1,22 @@
+"""The entry point of vLLM's general plug-ins: makes every process of vLLM know FlashSloth."""
+
+ARCHITECTURE = "FlashSlothForConditionalGeneration"
+TOKENIZER_MODE = "flashsloth"
+
+
+def register() -> None:
+    """Called by vLLM in each of its processes, more than once; does nothing that is done already."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.renderers.registry import RENDERER_REGISTRY
+    from vllm.tokenizers.registry import TokenizerRegistry
+
+    import transformers_flashsloth  # registers with the Auto classes  # noqa: F401
+
+    from .config import FlashSlothConfigHook
+
+    ModelRegistry.register_model(ARCHITECTURE, f"{__package__}.backend:FlashSlothForVllm")
+    MODELS_CONFIG_MAP[ARCHITECTURE] = FlashSlothConfigHook
+    if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
+        RENDERER_REGISTRY.register(TOKENIZER_MODE, f"{__package__}.prompts", "FlashSlothRenderer")
+        TokenizerRegistry.register(TOKENIZER_MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
