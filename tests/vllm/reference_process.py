@@ -2,8 +2,8 @@
 Answers of `generate`, in a process of its own, as vLLM changes the classes of decoders:
 `python reference_process.py CASES ANSWERS [ADAPTER]`.
 
-Cases are JSON: `{"checkpoint", "dtype", "cases": [{"messages", "image_hd"}]}`, images as paths. Writes the tokens of each
-answer, and those without EmbQ, so that a test can see that it matters.
+Cases are JSON: `{"checkpoint", "dtype", "cases": [{"messages", "image_hd"}]}`, images as paths. Writes the tokens of
+each answer, and those without EmbQ, so that a test can see that it matters.
 """
 
 import json

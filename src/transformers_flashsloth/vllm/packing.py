@@ -1,4 +1,4 @@
-"""An image as vLLM's encoder cache keeps it: each visual token side by side with the patches that it was pooled from."""
+"""An image as vLLM's encoder cache keeps it: each visual token beside the patches that it was pooled from."""
 
 import torch
 
@@ -16,8 +16,6 @@ def pack(tokens: torch.Tensor, patches: torch.Tensor, config: FlashSlothConfig) 
 def unpack(packed: torch.Tensor, config: FlashSlothConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """The visual tokens and patches that were packed."""
     (rows, columns), (height, width) = config.patch_grid, config.window
-    tokens, windows = packed.split(
-        [config.text_config.hidden_size, packed.shape[-1] - config.text_config.hidden_size], -1
-    )
+    tokens, windows = packed.tensor_split([config.text_config.hidden_size], dim=-1)
     windows = windows.unflatten(2, (height, width, -1)).unflatten(1, (-1, rows // height, columns // width))
     return tokens, windows.permute(0, 1, 2, 4, 3, 5, 6).flatten(1, 5)  # (N, V*T, D), (N, V*P, Dv)

@@ -18,8 +18,8 @@ def expand_queries(ids: list[int], config: FlashSlothConfig) -> list[int]:
     expanded = []
     for is_query, run in groupby(ids, lambda token_id: token_id == config.query_token_id):
         run = list(run)
-        if is_query and len(run) == 1:
-            run *= config.num_query_tokens
+        if is_query and (len(run) == 1 or not config.num_query_tokens):
+            run = run[:1] * config.num_query_tokens
         elif is_query and len(run) % config.num_query_tokens:
             raise VLLMValidationError(
                 f"The prompt has a query run of {len(run)} tokens (id {config.query_token_id}) where "
@@ -55,4 +55,4 @@ class FlashSlothRenderer(HfRenderer):
         config = self.model_config.hf_config
         ids = prompt["prompt_token_ids"]
         check_images(ids, bool(prompt.get("multi_modal_data")), config)
-        return {**prompt, "prompt_token_ids": expand_queries(ids, config)} if config.num_query_tokens else prompt
+        return {**prompt, "prompt_token_ids": expand_queries(ids, config)}

@@ -1,5 +1,6 @@
 """What EmbQ needs in a step of the engine, and the opaque op that runs it inside of the decoder."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -74,7 +75,7 @@ class Step:
         firsts = positions[begins].tolist()
         image_tokens = [0, *is_image.cumsum(0)[torch.tensor(edges[1:], device=ids.device) - 1].tolist()]
         images, groups = iter(self.images), {}
-        for number, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for number, (start, end) in enumerate(pairwise(edges)):
             missing = image_tokens[number + 1] - image_tokens[number]
             if firsts[number] and (missing or bool(is_query[start:end].any())):
                 raise RuntimeError(
@@ -111,7 +112,7 @@ class Step:
         return Prompts(where, features, spans)
 
     def run(self, hidden_states: torch.Tensor, layer: int) -> torch.Tensor:
-        """What enters a layer, `(tokens, D)`, with what its module found added at the queries; never the same tensor."""
+        """What enters a layer, `(tokens, D)`, with what its module found added at the queries: a new tensor."""
         changed = hidden_states.clone()
         for where, features, spans in self.prompts:
             rows = self.modules[layer](hidden_states[where], image_features=features, spans=spans)  # (B, L, D)
