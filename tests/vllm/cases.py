@@ -1,0 +1,37 @@
+"""What is asked of both: the shipped examples, text alone, several images, several turns, high definition."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+EXAMPLES = Path(str(files("transformers_flashsloth") / "examples"))
+QUESTIONS = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+
+
+def image(number: int) -> dict:
+    return {"type": "image", "image": str(EXAMPLES / QUESTIONS[number]["image"])}
+
+
+def user(*parts: dict | str) -> dict:
+    return {"role": "user", "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]}
+
+
+def turns(first: int, question: str) -> list[dict]:
+    answer = {"role": "assistant", "content": [{"type": "text", "text": QUESTIONS[first]["answer"]}]}
+    return [user(image(first), QUESTIONS[first]["question"]), answer, user(question)]
+
+
+TEXT_ALONE = ("What is this?", "How many apples are there?", "Is there a dog?")
+BASE = [
+    *[{"messages": [user(image(number), example["question"])]} for number, example in enumerate(QUESTIONS)],
+    *[
+        {"messages": [user(question)]}
+        for question in ("What is this?", "How many apples are there?", "Is there a dog?")
+    ],
+    *[{"messages": [user(image(a), image(b), "What is this?")]} for a, b in ((0, 1), (2, 3), (4, 5))],
+    *[{"messages": turns(first, "What is in the top left corner?")} for first in (0, 3, 6)],
+]
+CASES = [
+    *BASE,
+    *[{"messages": [user(image(n), QUESTIONS[n]["question"])], "image_hd": True} for n in (0, 2, 5, 7)],
+]
