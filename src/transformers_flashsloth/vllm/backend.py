@@ -1,6 +1,7 @@
 """FlashSloth on vLLM's Transformers backend: the package's own model, with vLLM's attention, linears and scheduling."""
 
 import torch
+from vllm.exceptions import VLLMValidationError
 from vllm.model_executor.models.transformers import (
     MultiModalDummyInputsBuilder,
     MultiModalProcessingInfo,
@@ -13,6 +14,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from ..model.decoders import finish_logits
 from ..model.embedded_query import put_queries
 from ..model.placeholders import put_visual_tokens
+from .config import WINDOW_REFUSED
 from .packing import pack, unpack
 from .step import OP, Step
 
@@ -25,6 +27,15 @@ class FlashSlothInfo(MultiModalProcessingInfo):
 
 class FlashSlothMultiModalProcessor(MultiModalProcessor):
     """As vLLM's, but images stay apart: one of a single view and one of five may meet in a step."""
+
+    def _get_mm_fields_config(self, hf_inputs, hf_processor_mm_kwargs):
+        if hf_processor_mm_kwargs.get("pooling_window") is not None:
+            raise VLLMValidationError(
+                WINDOW_REFUSED,
+                parameter="mm_processor_kwargs",
+                value=hf_processor_mm_kwargs["pooling_window"],
+            )
+        return super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)
 
     def _get_field_config(self, modality, *args, **kwargs):
         return MultiModalFieldConfig.batched(modality)

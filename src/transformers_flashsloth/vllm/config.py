@@ -3,9 +3,22 @@
 from vllm.logger import init_logger
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
-from .plugin import TOKENIZER_MODE
-
 logger = init_logger("vllm.flashsloth")
+
+TOKENIZER_MODE = "flashsloth"
+WINDOW_REFUSED = "`pooling_window` cannot be chosen here: images are pooled in the model's own windows. Leave it out."
+
+
+class AuthorsConfigHook(VerifyAndUpdateConfig):
+    """Of the authors' format, whose config.json describes a phi and nothing that vLLM could build."""
+
+    @staticmethod
+    def verify_and_update_model_config(model_config) -> None:
+        """Raises ValueError, with the command that converts."""
+        raise ValueError(
+            f"{model_config.model} is in the format of FlashSloth's authors, which vLLM cannot load. Convert it first: "
+            f"`flashsloth convert {model_config.model} DIRECTORY`, then serve the directory."
+        )
 
 
 class FlashSlothConfigHook(VerifyAndUpdateConfig):
@@ -16,7 +29,15 @@ class FlashSlothConfigHook(VerifyAndUpdateConfig):
 
     @staticmethod
     def verify_and_update_model_config(model_config) -> None:
-        """Has prompts tokenised by `prompts.py`, which expands queries."""
+        """
+        Has prompts tokenised by `prompts.py`, which expands queries.
+
+        Raises:
+            ValueError: for a `pooling_window` of the whole server.
+        """
+        multimodal = getattr(model_config, "multimodal_config", None)
+        if (getattr(multimodal, "mm_processor_kwargs", None) or {}).get("pooling_window") is not None:
+            raise ValueError(WINDOW_REFUSED)
         if model_config.tokenizer_mode in ("auto", "hf"):
             model_config.tokenizer_mode = TOKENIZER_MODE
 

@@ -1,7 +1,7 @@
 """The entry point of vLLM's general plug-ins: makes every process of vLLM know FlashSloth."""
 
 ARCHITECTURE = "FlashSlothForConditionalGeneration"
-TOKENIZER_MODE = "flashsloth"
+AUTHORS_ARCHITECTURE = "FlashSlothForCausalLM"
 
 
 def register() -> None:
@@ -13,10 +13,12 @@ def register() -> None:
 
     import transformers_flashsloth  # registers with the Auto classes  # noqa: F401
 
-    from .config import FlashSlothConfigHook
+    from .config import TOKENIZER_MODE, AuthorsConfigHook, FlashSlothConfigHook
 
     ModelRegistry.register_model(ARCHITECTURE, f"{__package__}.backend:FlashSlothForVllm")
     MODELS_CONFIG_MAP[ARCHITECTURE] = FlashSlothConfigHook
+    ModelRegistry.register_model(AUTHORS_ARCHITECTURE, f"{__package__}.backend:FlashSlothForVllm")
+    MODELS_CONFIG_MAP[AUTHORS_ARCHITECTURE] = AuthorsConfigHook
     if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
         RENDERER_REGISTRY.register(TOKENIZER_MODE, f"{__package__}.prompts", "FlashSlothRenderer")
         TokenizerRegistry.register(TOKENIZER_MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
