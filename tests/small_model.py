@@ -22,25 +22,28 @@ ROWS = [
 IMAGES_OF_ROWS = [1, 2, 0]
 
 
-def small_config() -> FlashSlothConfig:
+def small_config(**changes) -> FlashSlothConfig:
     ids = {"bos_token_id": PAD, "pad_token_id": PAD, "eos_token_id": EOS, "vocab_size": 64}
+    choices = {
+        "image_token_id": IMAGE,
+        "query_token_id": QUERY,
+        "num_query_tokens": NUM_QUERIES,
+        "query_init_token_id": 11,
+        "user_prefix_ids": USER_PREFIX,
+        "embq_layer": 1,
+        "embq_hidden_size": 32,
+    } | changes
     return FlashSlothConfig(
         text_config=SMALL | ids | {"num_hidden_layers": 2, "max_position_embeddings": 256},
         vision_config=SMALL | {"num_hidden_layers": 1, "image_size": 24, "patch_size": 4, "vision_use_head": False},
-        image_token_id=IMAGE,
-        query_token_id=QUERY,
-        num_query_tokens=NUM_QUERIES,
-        query_init_token_id=11,
-        user_prefix_ids=USER_PREFIX,
-        embq_layer=1,
-        embq_hidden_size=32,
+        **choices,
     )
 
 
-def small_model() -> FlashSlothForConditionalGeneration:
+def small_model(**changes) -> FlashSlothForConditionalGeneration:
     """Float32, in evaluation mode, with weights large enough for images and questions to matter."""
     set_seed(0)
-    model = FlashSlothForConditionalGeneration(small_config()).eval()
+    model = FlashSlothForConditionalGeneration(small_config(**changes)).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.15)

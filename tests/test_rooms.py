@@ -18,7 +18,8 @@ FLOORS = (
     {"training", "serving", "vllm", "evaluation", "export", "demo"},
     {""},  # the package itself
 )
-MOST_FILES, MOST_LINES = 24, 3800
+# Half of the lines are documentation.
+MOST_FILES, MOST_LINES = 24, 4200
 IMPORT = re.compile(r"^\s*from (\.+)([\w.]*) import", re.MULTILINE)
 
 

@@ -68,7 +68,7 @@ def test_names_of_embedded_query_modules():
 def test_each_module_runs_before_its_own_layer():
     model = build(TEXT_CONFIG, embq_layer=[2, 0])
     entering = {}
-    for index, module in enumerate(model.model.embq):
+    for index, module in enumerate(model.model.embq_modules):
         module.register_forward_hook(lambda module, args, output, index=index: entering.update({index: args[0]}))
     row = row_of(inputs_of(model, [20, 21, 22]), 0)
     with torch.no_grad():

@@ -13,6 +13,8 @@ import torch
 from PIL import ExifTags, Image
 
 from tests.model.test_image_processing_flashsloth import IMAGES, SMALL, grey_levels, random_image
+from tests.odd_server import odd_website
+from transformers_flashsloth.model.image_inputs import ascii_url, locate, read_images
 from transformers_flashsloth.model.image_processing_flashsloth import FlashSlothImageProcessor
 
 
@@ -251,3 +253,70 @@ def test_damaged_exif_data_say_how_to_go_on(processor):
 def test_float_images_without_rescaling_are_refused(processor):
     with pytest.raises(ValueError, match="leave `do_rescale` on"):
         processor(RGB / 255, do_rescale=False)
+
+
+# Sources as other tools write them
+
+ODD_URLS = {
+    "/a picture.png": "/a%20picture.png",
+    "/caf\u00e9/\u732b.png": "/caf%C3%A9/%E7%8C%AB.png",
+    "/a%20b.png?q=a b&c=\u00fc": "/a%20b.png?q=a%20b&c=%C3%BC",
+    "/plain.png#part": "/plain.png",
+    "/q.png?a=1/2:3,4": "/q.png?a=1/2:3,4",
+}
+
+
+@pytest.fixture(scope="module")
+def website():
+    with odd_website((IMAGES / "small.png").read_bytes()) as (address, paths):
+        yield address, paths
+
+
+@pytest.mark.parametrize("path", ODD_URLS)
+def test_urls_with_blanks_and_letters(processor, website, path):
+    address, paths = website
+    for url in (address + path, f"  {address}{path}\n", address.replace("http", "HTTP") + path):
+        views = processor(url, return_tensors="np").pixel_values
+        assert paths[-1] == ODD_URLS[path]
+        assert np.array_equal(views, processor(IMAGES / "small.png", return_tensors="np").pixel_values)
+
+
+def test_hosts_with_letters_are_written_in_ascii():
+    assert ascii_url("https://b\u00fccher.example/\u00fc") == "https://xn--bcher-kva.example/%C3%BC"
+
+
+@pytest.mark.parametrize("wrap", [76, 64, None])
+@pytest.mark.parametrize("behind", ["", "data:image/png;base64,"])
+def test_base64_with_line_breaks(processor, wrap, behind):
+    encoded = base64.b64encode((IMAGES / "small.png").read_bytes()).decode()
+    lines = [encoded[i : i + wrap] for i in range(0, len(encoded), wrap)] if wrap else [encoded]
+    for end in ("\n", "\r\n"):
+        views = processor(behind + end.join(lines) + end, return_tensors="np").pixel_values
+        assert np.array_equal(views, processor(IMAGES / "small.png", return_tensors="np").pixel_values)
+
+
+def test_downloads_that_fail_end_in_a_sentence(processor, website, monkeypatch):
+    address, _ = website
+    with pytest.raises(ValueError, match=r"cannot be downloaded: the connection was cut after .* bytes, .* missing"):
+        processor(f"{address}/cut")
+    monkeypatch.setattr("transformers_flashsloth.model.image_inputs.MAX_IMAGE_BYTES", 100)
+    with pytest.raises(ValueError, match="cannot be downloaded"):
+        processor("http://exa mple.com:port/x.png")
+    for url in (
+        "http://[::1/x.png",
+        "http://",
+        "http://127.0.0.1:99999/x.png",
+        "http://a\u0000b/x",
+        "http://x..y/z.png",
+    ):
+        with pytest.raises(ValueError, match=r"images \(.*cannot be downloaded"):
+            read_images(url)
+
+
+def test_downloads_have_a_limit(website):
+    address, _ = website
+    for path in ("/endless", "/whole.png"):
+        with pytest.raises(ValueError, match=r"x cannot be downloaded: it has more than 300 bytes"):
+            locate(f"{address}{path}", "x", 300)
+    size = len((IMAGES / "small.png").read_bytes())
+    assert len(locate(f"{address}/whole.png", "x", size).getbuffer()) == size

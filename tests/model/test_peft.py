@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +28,7 @@ from tests.model.tuning import (
     small_model,
     small_processor,
 )
+from tests.tiny_backbones import TEXT, build, small
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
 from transformers_flashsloth.model.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, OUTSIDE_THE_DECODER
 
@@ -317,3 +319,88 @@ def test_adapters_over_four_bit_weights(tmp_path, inputs, decoder_only):
     model.save_pretrained(tmp_path / "adapter")
     reloaded = PeftModel.from_pretrained(load(), tmp_path / "adapter")
     torch.testing.assert_close(reloaded.train()(**inputs).logits, trained, atol=1e-5, rtol=1e-5)
+
+
+def layers_of_adapters(model: torch.nn.Module) -> Counter:
+    """How many linears are adapted in each layer of the decoder; nothing else may be."""
+    names = adapted(model)
+    assert names and all(part(name) == "language_model" for name in names)
+    return Counter(int(re.search(r"\.layers\.(\d+)\.", name)[1]) for name in names)
+
+
+OPTIONS_OF_LAYERS = {
+    "all": ({}, {0: 6, 1: 6}),
+    "a list": ({"layers_to_transform": [0]}, {0: 6}),
+    "a number": ({"layers_to_transform": 1}, {1: 6}),
+    "with their pattern": ({"layers_to_transform": [0], "layers_pattern": "layers"}, {0: 6}),
+    "excluded names": ({"exclude_modules": ["fc1"]}, {0: 5, 1: 5}),
+    "an excluded expression": ({"exclude_modules": r".*\.layers\.0\..*"}, {1: 6}),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS_OF_LAYERS)
+def test_options_beside_the_default_targets(tmp_path, case):
+    """Those that PEFT takes for lists of names alone; what is trained is saved, and loads."""
+    options, expected = OPTIONS_OF_LAYERS[case]
+    base = reloadable(small_model(), tmp_path / "base").eval()
+    model = get_peft_model(copy.deepcopy(base), LoraConfig(**options))
+    assert layers_of_adapters(model) == expected
+    disturb(model)
+    model.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    assert adapted(again) == adapted(model)
+    saved, loaded = (dict(one.named_parameters()) for one in (model, again))
+    assert all(torch.equal(saved[name], parameter) for name, parameter in loaded.items() if "lora" in name)
+
+
+def test_ranks_and_alphas_by_layer():
+    model = get_peft_model(small_model(), LoraConfig(rank_pattern={"fc1": 4}, alpha_pattern={"layers.1.mlp.fc2": 32}))
+    ranks = {name: module.r["default"] for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    assert {rank for name, rank in ranks.items() if name.endswith("fc1")} == {4}
+    assert {rank for name, rank in ranks.items() if not name.endswith("fc1")} == {8}
+    scales = {n: module.scaling["default"] for n, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    assert [n for n, scale in scales.items() if scale == 4.0] == [n for n in scales if n.endswith("layers.1.mlp.fc2")]
+
+
+TUNERS_OF_PEFT = {
+    "LoHaConfig": {},
+    "LoKrConfig": {},
+    "AdaLoraConfig": {"total_step": 10},
+    "OFTConfig": {"oft_block_size": 8},
+    "BOFTConfig": {"boft_block_size": 8},
+    "VeraConfig": {},
+    "FourierFTConfig": {},
+    "HRAConfig": {},
+    "RandLoraConfig": {},
+    "VBLoRAConfig": {"vector_length": 8, "num_vectors": 4},
+    "C3AConfig": {"block_size": 8},
+    "MissConfig": {"r": 8},
+    "ShiraConfig": {"r": 4},
+}
+
+
+@pytest.mark.parametrize("name", TUNERS_OF_PEFT)
+def test_every_tuner_takes_layers_beside_the_default_targets(name):
+    config_class = getattr(peft, name)
+    options = TUNERS_OF_PEFT[name]
+    assert layers_of_adapters(get_peft_model(small_model(), config_class(**options))) == {0: 6, 1: 6}
+    if "layers_to_transform" in config_class.__dataclass_fields__:
+        model = get_peft_model(small_model(), config_class(layers_to_transform=[1], **options))
+        assert layers_of_adapters(model) == {1: 6}
+
+
+def test_default_targets_are_those_of_the_model_that_is_read():
+    """Models of other decoders in one process, and targets that somebody registered."""
+    other = build(small("llama", TEXT))
+    for model in (small_model(), other, small_model()):
+        names = adapted(get_peft_model(copy.deepcopy(model), LoraConfig(layers_to_transform=[0])))
+        linears = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and ".layers.0." in n}
+        assert names == {n for n in linears if part(n) == "language_model"}
+    table = peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    before = table["flashsloth"]
+    try:
+        table["flashsloth"] = ["q_proj"]
+        names = adapted(get_peft_model(small_model(), LoraConfig(exclude_modules=OUTSIDE_THE_DECODER)))
+        assert {name.rsplit(".", 1)[1] for name in names} == {"q_proj"}
+    finally:
+        table["flashsloth"] = before

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, QuantoConfig, TorchAoConfig
 
-from tests.small_model import inputs_of, small_model
+from tests.small_model import QUERY, inputs_of, small_model
+from tests.tiny_backbones import TEXT, VISION, build, small
 from transformers_flashsloth import FlashSlothForConditionalGeneration
-from transformers_flashsloth.model.quantisation import KEPT, decoder_only
+from transformers_flashsloth.model.pretrained_flashsloth import KEPT, SKIP_LISTS, UNPACKABLE, decoder_only
 
 INPUTS = inputs_of([0, 1, 2])
 
@@ -68,6 +69,14 @@ METHODS = [
 def directory(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("small")
     small_model().to(torch.bfloat16).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def wide_directory(tmp_path_factory) -> str:
+    """With an EmbQ as wide as a block of bitsandbytes."""
+    path = tmp_path_factory.mktemp("wide")
+    small_model(embq_hidden_size=64).to(torch.bfloat16).save_pretrained(path)
     return str(path)
 
 
@@ -129,15 +138,109 @@ def test_a_list_of_the_users_is_taken_as_it_is(directory):
     assert not found & DECODER_LINEARS
 
 
+# The user's list, and what of the image's path is quantised for it.
+LISTS = {
+    "none": ([], {"lm_head", "projector", "embq", "tower"}),
+    "head": (["lm_head"], {"projector", "embq", "tower"}),
+    "short names": (["lm_head", "multi_modal_projector", "vision_tower.encoder.layers.0"], {"embq"}),
+    "full names": (["model.embq", "model.multi_modal_projector"], {"lm_head", "tower"}),
+    "last names": (["linear_1", "linear_1.weight", "lm_head"], {"embq", "tower"}),  # torchao counts the weight in
+}
+ON_THE_PATH = {
+    "lm_head": "lm_head",
+    "projector": "model.multi_modal_projector.linear_1",
+    "embq": "model.embq.image_attention.v_proj",
+    "tower": "model.vision_tower.encoder.layers.0.mlp.fc1",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize(("make_config", "tolerance", "is_serialisable"), METHODS)
+def test_any_list_of_the_users(wide_directory, make_config, tolerance, is_serialisable, name):
+    named, quantised = LISTS[name]
+    config = make_config()
+    attribute = next(attribute for attribute in SKIP_LISTS if hasattr(config, attribute))
+    setattr(config, attribute, named)
+    load = FlashSlothForConditionalGeneration.from_pretrained
+    expected = logits(load(wide_directory, dtype=torch.bfloat16).eval())
+
+    model = load(wide_directory, dtype=torch.bfloat16, quantization_config=config).eval()
+
+    assert {part for part, linear in ON_THE_PATH.items() if linear in quantised_linears(model)} == quantised
+    assert "model.multi_modal_projector.pooling.score_proj" not in quantised_linears(model)
+    found = logits(model)
+    assert 0 < (found - expected).abs().mean() / expected.abs().mean() < 2 * tolerance
+    torch.testing.assert_close(logits(model), found)  # some layers are changed by their first call
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization:DeprecationWarning")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.qint8, 0.1), (torch.float16, 0.002)])
+def test_dynamic_quantisation_by_torch(dtype, tolerance):
+    model = small_model()
+    expected = logits(model)
+    whole = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=dtype)
+    assert not any(type(module) is nn.Linear for module in whole.modules())
+    assert 0 < (logits(whole) - expected).abs().mean() / expected.abs().mean() < tolerance
+    tokens = whole.generate(**INPUTS, max_new_tokens=4, do_sample=False, eos_token_id=None)
+    assert tokens.shape[1] == INPUTS["input_ids"].shape[1] + 4
+    torch.testing.assert_close(logits(model), expected)
+
+
+class Packed(nn.Module):
+    """Stands in for linears of quantisers that cannot run here: its weight says nothing of its numbers."""
+
+    def __init__(self, linear: nn.Linear, packed: torch.dtype):
+        super().__init__()
+        self.linear = [linear]  # not a submodule, whose parameters would count
+        self.weight = nn.Parameter(torch.zeros(3, 1, dtype=packed), requires_grad=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        assert inputs.dtype == self.linear[0].weight.dtype
+        return self.linear[0](inputs)
+
+
+@pytest.mark.parametrize("packed", [torch.uint8, torch.int8, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("tower_dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("num_queries", [0, 3])
+def test_no_dtype_is_read_off_a_linear(packed, tower_dtype, num_queries):
+    model = small_model(num_query_tokens=num_queries).to(torch.bfloat16)
+    model.model.vision_tower.to(tower_dtype)
+    inputs = INPUTS if num_queries else {"input_ids": INPUTS["input_ids"].where(INPUTS["input_ids"] != QUERY, 12)}
+    inputs = INPUTS | inputs
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        for name, module in list(model.named_modules()):
+            if isinstance(module, nn.Linear):
+                model.set_submodule(name, Packed(module, packed))
+        assert torch.equal(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("damage", ["packed", "dynamic"])
+def test_pixels_are_not_cast_to_bytes(damage):
+    model = build(small("llama", TEXT), small("siglip2_vision_model", VISION, num_patches=16))
+    embedding = model.model.vision_tower.get_input_embeddings()
+    if damage == "packed":
+        embedding.weight = nn.Parameter(embedding.weight.to(torch.uint8), requires_grad=False)
+    else:
+        model = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    with pytest.raises(ValueError, match="`patch_embedding` of the vision tower is quantised"):
+        model.get_image_features(torch.zeros(1, 1, 3, *model.config.view_size))
+
+
 @pytest.mark.parametrize("attribute", ["modules_to_not_convert", "llm_int8_skip_modules"])
-def test_an_empty_list_is_filled(attribute):
+def test_what_is_added_to_a_list(attribute):
     config = QuantoConfig(weights="int8") if attribute == "modules_to_not_convert" else BitsAndBytesConfig(True)
     given = copy.deepcopy(config)
     assert getattr(decoder_only(config), attribute) == KEPT
     assert config.to_dict() == given.to_dict()
-    for named in ([], ["lm_head"]):
+    for named, either_way in (
+        ([], []),
+        (["lm_head", "fc1"], ["lm_head", "fc1"]),
+        (["embq"], ["embq", "model.embq"]),
+        (["model.language_model.layers.1"], ["model.language_model.layers.1", "language_model.layers.1"]),
+    ):
         setattr(config, attribute, named)
-        assert getattr(decoder_only(config), attribute) == named
+        assert getattr(decoder_only(config), attribute) == [*either_way, *UNPACKABLE]
 
 
 def test_a_config_may_be_a_dict():

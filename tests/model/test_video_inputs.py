@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.odd_server import odd_website
 from transformers_flashsloth.model import video_inputs
 from transformers_flashsloth.model.video_inputs import list_videos, read_video
 
@@ -207,3 +208,17 @@ def test_the_next_decoder_tries_where_one_fails(video_file, decoder, monkeypatch
 
     monkeypatch.setattr(video_inputs, "load_video", load)
     assert len(read_video(video_file, ends).frames) == 2
+
+
+def test_videos_over_odd_connections(tmp_path):
+    clip = tmp_path / "clip.gif"
+    frames = [Image.new("RGB", (8, 8), (index * 40, 0, 0)) for index in range(4)]
+    frames[0].save(clip, save_all=True, append_images=frames[1:])
+    with odd_website(clip.read_bytes()) as (address, _):
+        read = read_video(f"{address}/a cl\u00efp.gif", lambda metadata: np.arange(metadata.total_num_frames))
+        assert len(read.frames) == 4
+        with pytest.raises(ValueError, match="cannot be downloaded: the connection was cut"):
+            read_video(f"{address}/cut", lambda metadata: np.arange(1))
+        encoded = base64.encodebytes(clip.read_bytes()).decode()
+        for source in (encoded, f"data:image/gif;base64,{encoded}"):
+            assert len(read_video(source, lambda metadata: np.arange(metadata.total_num_frames)).frames) == 4

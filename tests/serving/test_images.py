@@ -1,3 +1,4 @@
+import base64
 import os
 import socket
 import time
@@ -6,8 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+from PIL import Image
 
 from tests.encoded_images import data_uri, encoded, png_of
+from tests.odd_server import odd_website
 from transformers_flashsloth.checkpoints.opening import InputError
 from transformers_flashsloth.serving import images as serving_images
 from transformers_flashsloth.serving.images import ImageReader
@@ -134,7 +137,7 @@ def test_limits_of_bytes_pixels_and_images(directory, website, monkeypatch):
     for url in ("large.png", data_uri(encoded() + bytes(100))):
         assert refusal(reader, url) == "image 1 has more than 100 bytes"
     monkeypatch.setattr(serving_images, "MAX_ENCODED_BYTES", 10)
-    assert refusal(reader, f"{website}/blue.png") == "image 1 has more than 10 bytes"
+    assert refusal(reader, f"{website}/blue.png") == "image 1 cannot be downloaded: it has more than 10 bytes"
     monkeypatch.undo()
 
     monkeypatch.setattr(serving_images, "MAX_PIXELS", 500)
@@ -179,3 +182,17 @@ def test_a_slow_download_ends(website, monkeypatch):
 
     assert "timed out" in refusal(ImageReader(private_urls=True), f"{website}/slow.png")
     assert time.monotonic() - started < 1.5
+
+
+def test_odd_urls_and_connections(tmp_path):
+    Image.new("RGB", (40, 30), "blue").save(tmp_path / "blue.png")
+    content = (tmp_path / "blue.png").read_bytes()
+    reader = ImageReader(private_urls=True)
+    with odd_website(content) as (address, paths):
+        (image,) = reader.read([f"{address}/a picture \u732b.png"])
+        assert image.size == (40, 30) and paths[-1] == "/a%20picture%20%E7%8C%AB.png"
+        assert "the connection was cut after" in refusal(reader, f"{address}/cut")
+        wrapped = base64.encodebytes(content * 1).decode()
+        assert reader.read([f"data:image/png;base64,{wrapped}"])[0].size == (40, 30)
+    for url in ("http://exa mple.com:port/x", "http://[::1/x", "http://x..y/z"):
+        assert refusal(reader, url).startswith("image 1 cannot be downloaded: ")

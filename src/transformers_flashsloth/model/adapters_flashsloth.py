@@ -9,14 +9,18 @@ projector, SAP, EmbQ, the queries or the language head. To train what turns an i
 Lists of names such as `["q_proj", "v_proj"]` and PEFT's `"all-linear"` match linears of the vision tower and of EmbQ
 too; `exclude_modules=OUTSIDE_THE_DECODER` keeps those out.
 
-IA3 alone has no defaults, as PEFT's tables for it take names, which cannot tell the decoder's linears from the tower's:
+IA3 alone has no defaults, as it must be told which linears are feedforward ones:
 pass `IA3Config(target_modules=DECODER_LINEARS, feedforward_modules=r".*\.(?:fc2|down_proj)")`.
 """
 
+import copy
 import re
 import sys
+from collections.abc import Collection, Iterator
 
+import torch
 from torch import nn
+from transformers import MODEL_MAPPING, PreTrainedConfig
 from transformers.utils import logging
 
 from .decoders import LAYER_LISTS
@@ -42,7 +46,23 @@ TUNERS = (
 )  # fmt: skip
 
 
-def register_default_targets() -> None:
+class DefaultTargets:
+    """
+    Names of the linears that `DECODER_LINEARS` matches in a decoder, such as `language_model.layers.0.mlp.fc1`, found
+    once PEFT asks for them. Names and no expression, which `layers_to_transform` and the like do not take.
+    """
+
+    def __init__(self, text_config: PreTrainedConfig):
+        self.text_config = text_config
+
+    def __iter__(self) -> Iterator[str]:
+        with torch.device("meta"):
+            decoder = MODEL_MAPPING[type(self.text_config)](copy.deepcopy(self.text_config))
+        names = (f"language_model.{name}" for name, _ in decoder.named_modules())
+        return (name for name in names if re.fullmatch(DECODER_LINEARS, name))
+
+
+def register_default_targets(text_config: PreTrainedConfig) -> None:
     """
     Tells PEFT, if it is imported, what to adapt where a config names no targets. The model's config calls this when it
     is read as a dictionary, which PEFT does right before it looks targets up; so PEFT need not be imported here.
@@ -50,7 +70,8 @@ def register_default_targets() -> None:
     constants = sys.modules.get("peft.utils.constants")
     for tuner in TUNERS if constants else ():
         targets = getattr(constants, f"TRANSFORMERS_MODELS_TO_{tuner}_TARGET_MODULES_MAPPING", {})
-        targets.setdefault("flashsloth", DECODER_LINEARS)
+        if not isinstance(targets.get("flashsloth"), Collection):  # names of the user's own stay
+            targets["flashsloth"] = DefaultTargets(text_config)
 
 
 def say_if_adapted(vision_tower: nn.Module) -> None:

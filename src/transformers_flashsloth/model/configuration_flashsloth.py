@@ -150,7 +150,7 @@ class FlashSlothConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict:
         """As upstream's. PEFT reads a config this way before it chooses targets, and then finds ours."""
-        register_default_targets()
+        register_default_targets(self.text_config)
         return super().to_dict()
 
     @property

@@ -1,10 +1,13 @@
 """Whatever may be passed as an image, to 8-bit pixels."""
 
 import base64
+import http.client
 import os
 import urllib.request
 from contextlib import nullcontext
 from io import BytesIO
+from time import monotonic
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import numpy as np
 import torch
@@ -12,6 +15,9 @@ from PIL import ExifTags, Image, ImageOps
 from transformers.image_utils import ChannelDimension
 
 URL_TIMEOUT_SECONDS = 30
+# Most bytes that are downloaded.
+MAX_IMAGE_BYTES, MAX_VIDEO_BYTES = 256 * 2**20, 2**31
+DOWNLOAD_ERRORS = (OSError, ValueError, http.client.HTTPException)
 # Float pixels may leave 0 to 1 by this much, as rounding makes them do.
 FLOAT_TOLERANCE = 1e-3
 
@@ -66,12 +72,13 @@ def read_images(source, name: str = "images"):
     return image
 
 
-def locate(source, name: str) -> str | os.PathLike | BytesIO:
+def locate(source, name: str, limit: int = MAX_IMAGE_BYTES) -> str | os.PathLike | BytesIO:
     """
     Returns what can be opened: a path, or the bytes behind a URL, `data:` URI or base64 string.
 
     Raises:
-        ValueError: calling the source `name`, if it is nothing of this or cannot be downloaded.
+        ValueError: calling the source `name`, if it is nothing of this or cannot be downloaded, for instance for having
+            more than `limit` bytes.
     """
     if isinstance(source, (bytes, bytearray)):
         return BytesIO(source)
@@ -81,21 +88,57 @@ def locate(source, name: str) -> str | os.PathLike | BytesIO:
         )
     if os.path.isfile(source):
         return source
-    source = str(source)
-    if source.startswith(("http://", "https://")):
-        request = urllib.request.Request(source, headers={"User-Agent": "transformers-flashsloth"})
+    source = str(source).strip()
+    if source[:8].lower().startswith(("http://", "https://")):
         try:
+            request = urllib.request.Request(ascii_url(source), headers={"User-Agent": "transformers-flashsloth"})
             with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
-                return BytesIO(response.read())
-        except (OSError, ValueError) as error:
+                return BytesIO(receive(response, limit))
+        except DOWNLOAD_ERRORS as error:
             raise ValueError(f"{name} cannot be downloaded: {error}.") from error
     try:
-        encoded = source.partition(",")[2] if source.startswith("data:") else source
-        return BytesIO(base64.b64decode(encoded, validate=True))
+        return BytesIO(decode_base64(source.partition(",")[2] if source.startswith("data:") else source))
     except ValueError as error:
         raise ValueError(
             f"{name} is no file, URL or base64 string: check the path; text belongs to `text=`."
         ) from error
+
+
+def ascii_url(url: str) -> str:
+    """A URL as it is sent: blanks and letters beyond ASCII escaped, the host's by IDNA. Raises ValueError for none."""
+    scheme, netloc, path, query, _ = urlsplit(url.strip())
+    parts = (quote(path, safe="/%:=&~+!$,;'@()*"), quote(query, safe="/%:=&~+!$,;'@()*?"))
+    return urlunsplit((scheme, netloc.encode("idna").decode(), *parts, ""))
+
+
+def receive(response, limit: int, deadline: float | None = None) -> bytes:
+    """
+    The body of a response.
+
+    Args:
+        response (`http.client.HTTPResponse`): opened.
+        limit (`int`): most bytes that are read.
+        deadline (`float`, *optional*): when to stop, as `time.monotonic` counts.
+
+    Raises:
+        ValueError: for more bytes.
+        OSError: if the connection is cut, or the deadline is over.
+    """
+    body = bytearray()
+    while chunk := response.read1(2**16):
+        body += chunk
+        if len(body) > limit:
+            raise ValueError(f"it has more than {limit:,} bytes")
+        if deadline is not None and monotonic() > deadline:
+            raise TimeoutError("timed out")
+    if response.length:  # what should have come still; `http.client` says so only where all is read at once
+        raise ConnectionError(f"the connection was cut after {len(body):,} bytes, {response.length:,} are missing")
+    return bytes(body)
+
+
+def decode_base64(text: str) -> bytes:
+    """Decodes base64 with or without line breaks. Raises ValueError for anything else."""
+    return base64.b64decode("".join(text.split()), validate=True)
 
 
 def decode_pil(image: Image.Image, *, do_exif_transpose: bool, do_convert_rgb: bool) -> Image.Image:

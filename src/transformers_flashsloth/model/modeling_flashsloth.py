@@ -90,8 +90,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         num_views = pixel_values.shape[1]
         pixel_values = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)  # (N*V, 3, H, W)
         patches, outputs = read_patches(self.vision_tower, pixel_values, self.config.patch_grid, **kwargs)
-        # The tower may have a dtype of its own.
-        patches = patches.to(self.multi_modal_projector.linear_1.weight.dtype)  # (N*V, P, Dv)
+        # The tower may have a dtype of its own; those of the linears behind it may be packed, and tell nothing.
+        patches = patches.to(self.language_model.dtype)  # (N*V, P, Dv)
         tokens = self.multi_modal_projector(patches, pooling_window)  # (N*V, T, D)
         return BaseModelOutputWithPooling(
             last_hidden_state=patches.unflatten(0, (-1, num_views)).flatten(1, 2),  # (N, V*P, Dv)

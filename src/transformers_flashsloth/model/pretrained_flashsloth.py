@@ -1,5 +1,6 @@
 """What both models share: how they are loaded, saved and initialised, and what they return."""
 
+import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.quantizers import AutoQuantizationConfig
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .adapters_flashsloth import say_if_adapted
 from .configuration_flashsloth import FlashSlothConfig
 from .embedded_query import QueryTokens
 from .foreign_formats import ForeignFormat, foreign_format_at
-from .quantisation import decoder_only
 
 # Where the Auto classes find the models in the code that a saved checkpoint carries.
 AUTO_MAP = {
@@ -28,6 +30,18 @@ PICKLES_REFUSED = (
     "as safetensors. If you trust its source, {remedy}; then they are read with `weights_only=True`."
 )
 TRUST_PICKLES = "pass `use_safetensors=False`"
+# What quantisation leaves as it is: everything but the decoder's layers, which hold most of the weights and bear few
+# bits well. The path of the image is small, and its errors reach every answer; so it keeps its dtype unless the user
+# says otherwise. Names in FlashSlothModel; FlashSlothForConditionalGeneration has them in `model`.
+IMAGE_PATH = ("vision_tower", "multi_modal_projector", "query_tokens", "embq")
+KEPT = ["lm_head", *IMAGE_PATH, *(f"model.{name}" for name in IMAGE_PATH)]
+
+# Never quantised: a linear of one row, which kernels for packed weights refuse, and that to the dtype of whose weight
+# transformers casts pixels (SigLIP 2).
+UNPACKABLE = [r".*\.score_proj", r".*\.patch_embedding"]
+
+# What the configs of transformers call the modules to skip; bitsandbytes has a word of its own.
+SKIP_LISTS = ("llm_int8_skip_modules", "modules_to_not_convert")
 
 
 @dataclass
@@ -74,8 +88,7 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls: type[Model], pretrained_model_name_or_path, *model_args, **kwargs) -> Model:
         """
         As upstream's, and also loads checkpoints in a foreign format, such as the authors', from a directory or the
-        Hub. A `quantization_config` that names no modules to skip quantises the decoder's linears only (see
-        `quantisation.py`).
+        Hub. A `quantization_config` that names no modules to skip quantises the decoder's linears only.
 
         Raises:
             ValueError or OSError: as upstream's; for pickled weights, unless `use_safetensors=False` says that their
@@ -154,3 +167,30 @@ def _refuse_pickles(directory: Path) -> None:
     pickles = sorted(directory.glob("*.bin"))
     if pickles and not any(directory.glob("*.safetensors")):
         raise ValueError(PICKLES_REFUSED.format(directory=directory, name=pickles[0].name, remedy=TRUST_PICKLES))
+
+
+def decoder_only(config: QuantizationConfigMixin | dict) -> QuantizationConfigMixin:
+    """
+    A copy of a quantisation config that skips `KEPT`, if its list of modules to skip is `None`. To a list of the
+    user's, also an empty one, only `UNPACKABLE` is added; parts of the model may be named in it with and without
+    `model.` in front.
+
+    Args:
+        config (`QuantizationConfigMixin` or `dict`): as `from_pretrained` takes it.
+
+    Raises:
+        ValueError: for a `dict` that names no quantisation method of transformers.
+    """
+    config = AutoQuantizationConfig.from_dict(config) if isinstance(config, dict) else copy.deepcopy(config)
+    for attribute in SKIP_LISTS:
+        if hasattr(config, attribute):
+            named = getattr(config, attribute)
+            setattr(config, attribute, list(KEPT) if named is None else [*_either_way(named), *UNPACKABLE])
+    return config
+
+
+def _either_way(names: list[str]) -> list[str]:
+    """The names, those of parts of the model both as FlashSlothModel and as the model with a head has them."""
+    short = [name.removeprefix("model.") for name in names]
+    parts = [name for name in short if name.split(".")[0] in (*IMAGE_PATH, "language_model")]
+    return list(dict.fromkeys([*names, *parts, *(f"model.{name}" for name in parts)]))

@@ -82,6 +82,7 @@ def padding_of(attention_mask: torch.Tensor | dict | None, input_ids: torch.Tens
         attention_mask = attention_mask.get("full_attention")
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.shape[-1] < input_ids.shape[1]:
         return None
+    attention_mask = attention_mask.to(input_ids.device)
     if attention_mask.ndim == 4:
         seen = attention_mask[:, 0, -1, : input_ids.shape[1]]
         return ~seen if seen.dtype == torch.bool else seen < 0

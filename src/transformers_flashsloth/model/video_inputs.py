@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 from transformers.utils import is_av_available, is_cv2_available, is_decord_available, is_torchcodec_available
 from transformers.video_utils import VideoMetadata, load_video
 
-from .image_inputs import locate, read_images
+from .image_inputs import MAX_VIDEO_BYTES, locate, read_images
 
 # Those of transformers that need no torchvision, the surest count of frames first.
 DECODERS = {
@@ -132,7 +132,7 @@ def _choose(frames, sample: SampleFrames, metadata: dict | VideoMetadata | None,
 
 @contextmanager
 def _as_file(source, name: str) -> Iterator[str]:
-    located = locate(source, name)
+    located = locate(source, name, MAX_VIDEO_BYTES)
     if not isinstance(located, BytesIO):
         yield str(located)
         return

@@ -128,11 +128,17 @@ def read_patches(
         the patch features, row by row, `(views, P, Dv)`, and all that the tower returned.
 
     Raises:
-        ValueError: if the tower gives fewer features than there are patches.
+        ValueError: if the tower gives fewer features than there are patches, or cannot take pixels as it is quantised.
     """
     kind = tower.config.model_type
     num_patches = grid[0] * grid[1]
     if kind in TAKES_PATCHES:
+        weight = tower.get_input_embeddings().weight
+        if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
+            raise ValueError(
+                "The `patch_embedding` of the vision tower is quantised, and transformers would cast the pixels to the "
+                "bytes of its weight: leave it as it is (`from_pretrained` with a `quantization_config` does)."
+            )
         images, inputs = _as_patches(views, grid, tower.config.patch_size)
     else:
         images, inputs = views, {}

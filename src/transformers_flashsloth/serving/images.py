@@ -1,6 +1,5 @@
 """Images that strangers name, read within limits: `data:` URIs, URLs, and the files of one directory."""
 
-import base64
 import http.client
 import socket
 import urllib.request
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from ..checkpoints.opening import InputError
+from ..model.image_inputs import DOWNLOAD_ERRORS, ascii_url, decode_base64, receive
 
 MAX_IMAGES = 16
 MAX_ENCODED_BYTES = 20 * 2**20
@@ -104,24 +104,19 @@ class ImageReader:
 
     def _download(self, url: str) -> bytes:
         deadline = monotonic() + URL_TIMEOUT_SECONDS
-        encoded = bytearray()
         try:
-            request = urllib.request.Request(url, headers={"User-Agent": "transformers-flashsloth"})
+            request = urllib.request.Request(ascii_url(url), headers={"User-Agent": "transformers-flashsloth"})
             with self.opener.open(request, timeout=URL_TIMEOUT_SECONDS) as response:
-                while len(encoded) <= MAX_ENCODED_BYTES and (chunk := response.read1(2**16)):
-                    encoded += chunk
-                    if monotonic() > deadline:
-                        raise TimeoutError("timed out")
-        except (OSError, ValueError, http.client.HTTPException) as error:
+                return receive(response, MAX_ENCODED_BYTES, deadline)
+        except DOWNLOAD_ERRORS as error:
             raise InputError(f"cannot be downloaded: {error}") from error
-        return bytes(encoded)
 
 
 def _decode(uri: str) -> bytes:
     header, _, encoded = uri.partition(",")
     try:
         if header.lower().endswith(";base64"):
-            return base64.b64decode(encoded, validate=True)
+            return decode_base64(encoded)
     except ValueError:
         pass
     raise InputError("is no `data:` URI of the form `data:image/png;base64,...`")
