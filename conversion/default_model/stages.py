@@ -53,7 +53,7 @@ INSTRUCTION = Stage(
     losses={"grounding": 0.3, "overlap": 0.5},
     windows={3: 0.5, 2: 0.06, 4: 0.08, 6: 0.14, 12: 0.22},
 )
-"""Pictures of few tokens make the decoder listen to EmbQ, which it would not do for long after alignment."""
+"""Pictures of few tokens leave much to EmbQ, so that the decoder learns to listen to it."""
 
 
 class Draw:
@@ -63,7 +63,11 @@ class Draw:
         self.stage, self.bank, self.encoder, self.side, self.seed = stage, bank, encoder, side, seed
 
     def __call__(self, index: int) -> tuple[Batch, Window, bool]:
-        """The batch, its pooling window, and whether EmbQ is on."""
+        """The batch, its pooling window, and whether EmbQ is on.
+
+        With captions it is off. Nothing is asked there, so that its gradient would be noise; Muon makes steps of one
+        size of any gradient, and these would leave its attention on one token or another for good.
+        """
         stage, random = self.stage, Random(f"{self.stage.name} {self.seed} {index}")
         window = random.choices(tuple(stage.windows), tuple(stage.windows.values()))[0]
         tokens = (self.side // window) ** 2
@@ -71,7 +75,7 @@ class Draw:
         scenes, patches = [self.bank.pictures[number] for number in numbers], self.bank[numbers]
         known = any(scene.owner is not None for scene in scenes)
         if random.random() < stage.captions and known:
-            return self.encoder.captions(scenes, patches, tokens, random), (window, window), True
+            return self.encoder.captions(scenes, patches, tokens, random), (window, window), False
         batch = self.encoder.questions(scenes, patches, random.choice(TURNS), tokens, random)
         return batch, (window, window), random.random() >= stage.blindfolded
 

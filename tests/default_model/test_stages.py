@@ -77,6 +77,7 @@ def test_batches_are_the_same_again_and_as_the_stage_says(tmp_path):
     assert {window for _, window, _ in drawn} == {(2, 2), (6, 6)}
     assert {batch.grounding is None for batch, _, _ in drawn} == {True, False}
     assert {reads for batch, _, reads in drawn if batch.grounding is not None} == {True, False}
+    assert not any(reads for batch, _, reads in drawn if batch.grounding is None), "captions ask nothing"
     for batch, window, _ in drawn:
         assert ((batch.input_ids == draw.encoder.image[0]).sum(1) == (12 // window[0]) ** 2).all()
     assert all(draw_of(replace(ALIGNMENT, rows=3), bank)(index)[0].grounding is None for index in range(5))
@@ -142,6 +143,23 @@ def test_without_embq_patches_are_not_read(tmp_path):
     losses["answers"].backward()
     assert whole.model.embq.up_proj.weight.grad is None
     assert set(losses_of(whole, batch)) == {"answers", "grounding", "overlap"}
+
+
+def test_alignment_leaves_embq_as_it_was(tmp_path):
+    whole = model()
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    run_stage(
+        replace(ALIGNMENT, rows=2),
+        whole,
+        bank_for(whole, tmp_path),
+        TOKENIZER,
+        tmp_path / "a.pt",
+        Budget(steps=2),
+        seed=0,
+    )
+    moved = {name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("pooling" in name for name in moved) and any("language_model" in name for name in moved)
+    assert not any("embq" in name or "vision_tower" in name for name in moved)
 
 
 def test_a_stage_goes_on_as_if_never_interrupted(tmp_path):
