@@ -12,6 +12,9 @@ from .canvas import IMAGE_SIZE
 from .scene import PATCH_SIZE
 from .tokenizer import END, IMAGE, QUERY
 
+WINDOWS = (2, 3, 4, 6, 12)
+"""Patches along the pooling windows that it is trained with: 36, 16, 9, 4 and 1 tokens."""
+
 
 def vision_config() -> SiglipVisionConfig:
     """A SigLIP tower of 2.3 M parameters for 96-pixel pictures in 144 patches."""
@@ -52,6 +55,7 @@ def model_config(tokenizer: PreTrainedTokenizerBase, **choices: object) -> Flash
         "embq_hidden_size": 384,
         "embq_num_heads": 12,
         "pooling_dropout": 0.0,
+        "pooling_windows": list(WINDOWS),
     }
     return FlashSlothConfig(**fields | choices)
 

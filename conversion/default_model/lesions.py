@@ -9,7 +9,7 @@ import torch
 
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 
-from .parts import without_embq
+from .parts import Window, without_embq
 
 Lesion = Callable[[FlashSlothForConditionalGeneration], AbstractContextManager]
 
@@ -42,9 +42,9 @@ def average_pooling(model: FlashSlothForConditionalGeneration) -> Iterator[None]
     pooling = model.model.multi_modal_projector.pooling
     learned = pooling.weights
 
-    def equal(patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
-        height, width = window or pooling.window
-        return torch.full_like(learned(patches, window), 1 / (height * width))
+    def equal(patches: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+        weights = learned(patches, window)  # (views, rows, window height, columns, window width)
+        return torch.full_like(weights, 1 / (weights.shape[2] * weights.shape[4]))
 
     pooling.weights = equal
     try:

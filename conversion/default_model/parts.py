@@ -1,4 +1,4 @@
-"""Parts of a FlashSloth taken away or set otherwise for a while: for training, ablations and lesions."""
+"""What decoder and EmbQ see of a picture, and EmbQ taken away: for training, ablations and lesions."""
 
 from __future__ import annotations
 
@@ -10,32 +10,27 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 
-ImagesOf = Callable[[FlashSlothForConditionalGeneration, torch.Tensor], BaseModelOutputWithPooling]
-"""What decoder and EmbQ see of patches (views, P, Dv)."""
+Window = tuple[int, int]
+"""Height and width of a pooling window, in patches."""
+ImagesOf = Callable[[FlashSlothForConditionalGeneration, torch.Tensor, Window | None], BaseModelOutputWithPooling]
+"""What decoder and EmbQ see of patches (views, P, Dv), pooled in windows of a size."""
 
 
-def images_of(model: FlashSlothForConditionalGeneration, patches: torch.Tensor) -> BaseModelOutputWithPooling:
+def images_of(
+    model: FlashSlothForConditionalGeneration, patches: torch.Tensor, window: Window | None = None
+) -> BaseModelOutputWithPooling:
     """The decoder sees pooled tokens, EmbQ all patches: FlashSloth."""
-    tokens = model.model.multi_modal_projector(patches)
+    tokens = model.model.multi_modal_projector(patches, window)
     return BaseModelOutputWithPooling(last_hidden_state=patches, pooler_output=tokens)
 
 
-def pooled_images_of(model: FlashSlothForConditionalGeneration, patches: torch.Tensor) -> BaseModelOutputWithPooling:
+def pooled_images_of(
+    model: FlashSlothForConditionalGeneration, patches: torch.Tensor, window: Window | None = None
+) -> BaseModelOutputWithPooling:
     """EmbQ, too, sees no more than pooling leaves, (views, T, Dv)."""
     projector = model.model.multi_modal_projector
-    return BaseModelOutputWithPooling(last_hidden_state=projector.pooling(patches), pooler_output=projector(patches))
-
-
-@contextmanager
-def pooled_in_windows(model: FlashSlothForConditionalGeneration, window: int) -> Iterator[int]:
-    """Pools in square windows of `window` patches; gives the number of tokens that a view becomes."""
-    pooling = model.model.multi_modal_projector.pooling
-    rows, columns = model.config.patch_grid
-    kept, pooling.window = pooling.window, (window, window)
-    try:
-        yield (rows // window) * (columns // window)
-    finally:
-        pooling.window = kept
+    pooled, tokens = projector.pooling(patches, window), projector(patches, window)
+    return BaseModelOutputWithPooling(last_hidden_state=pooled, pooler_output=tokens)
 
 
 @contextmanager

@@ -11,13 +11,14 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 
 from .features import FeatureBank, fingerprint
 from .grounding import attention_maps, grounding_loss, overlap_loss, recorded_scores
 from .optimisation import CHECKPOINT_SECONDS, Budget, Optimisers, made_ahead, save_checkpoint
-from .parts import ImagesOf, images_of, pooled_in_windows, without_embq
+from .parts import ImagesOf, Window, images_of, without_embq
 from .rows import IGNORED, Batch, RowEncoder
 
 TURNS = (1, 2, 4, 5, 6)
@@ -52,7 +53,7 @@ INSTRUCTION = Stage(
     losses={"grounding": 0.3, "overlap": 0.5},
     windows={3: 0.5, 2: 0.06, 4: 0.08, 6: 0.14, 12: 0.22},
 )
-"""Pictures of few tokens make the decoder listen to EmbQ, which it would not do for long after alignment."""
+"""Pictures of few tokens leave much to EmbQ, so that the decoder learns to listen to it."""
 
 
 class Draw:
@@ -61,8 +62,12 @@ class Draw:
     def __init__(self, stage: Stage, bank: FeatureBank, encoder: RowEncoder, side: int, seed: int):
         self.stage, self.bank, self.encoder, self.side, self.seed = stage, bank, encoder, side, seed
 
-    def __call__(self, index: int) -> tuple[Batch, int, bool]:
-        """The batch, its pooling window, and whether EmbQ is on."""
+    def __call__(self, index: int) -> tuple[Batch, Window, bool]:
+        """The batch, its pooling window, and whether EmbQ is on.
+
+        With captions it is off. Nothing is asked there, so that its gradient would be noise; Muon makes steps of one
+        size of any gradient, and these would leave its attention on one token or another for good.
+        """
         stage, random = self.stage, Random(f"{self.stage.name} {self.seed} {index}")
         window = random.choices(tuple(stage.windows), tuple(stage.windows.values()))[0]
         tokens = (self.side // window) ** 2
@@ -70,9 +75,9 @@ class Draw:
         scenes, patches = [self.bank.pictures[number] for number in numbers], self.bank[numbers]
         known = any(scene.owner is not None for scene in scenes)
         if random.random() < stage.captions and known:
-            return self.encoder.captions(scenes, patches, tokens, random), window, True
+            return self.encoder.captions(scenes, patches, tokens, random), (window, window), False
         batch = self.encoder.questions(scenes, patches, random.choice(TURNS), tokens, random)
-        return batch, window, random.random() >= stage.blindfolded
+        return batch, (window, window), random.random() >= stage.blindfolded
 
 
 def run_stage(
@@ -120,10 +125,9 @@ def run_stage(
             batch = batch.to(device)
             with (
                 torch.autocast(device.type, torch.bfloat16),
-                pooled_in_windows(model, window),
                 nullcontext() if reads else without_embq(model),
             ):
-                losses = stage_losses(model, batch, images_of)
+                losses = stage_losses(model, batch, images_of(model, batch.patches.to(model.dtype), window))
             weighted = [stage.losses.get(name, 0.0) * loss for name, loss in losses.items() if name != "answers"]
             optimisers.step(sum(weighted, losses["answers"]), budget.factor(step))
             step += 1
@@ -146,10 +150,12 @@ def load_trained(model: FlashSlothForConditionalGeneration, state: dict[str, tor
 
 
 def stage_losses(
-    model: FlashSlothForConditionalGeneration, batch: Batch, images_of: ImagesOf = images_of
+    model: FlashSlothForConditionalGeneration, batch: Batch, images: BaseModelOutputWithPooling
 ) -> dict[str, torch.Tensor]:
-    """The language loss on captions or answers and, where EmbQ reads, those on where it looks; scalars."""
-    images = images_of(model, batch.patches.to(model.dtype))
+    """The language loss on captions or answers and, where EmbQ reads, those on where it looks; scalars.
+
+    `images` are what the model sees of the batch's patches.
+    """
     embq = model.model.embq
     with recorded_scores(embq.image_attention) if embq is not None else nullcontext([]) as scores:
         hidden_states = model.model(

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 from transformers_flashsloth.model.modeling_flashsloth import FlashSlothModel
 
-from .parts import ImagesOf, images_of, pooled_images_of
+from .parts import ImagesOf, Window, images_of, pooled_images_of
 from .stages import Stage
 
 
@@ -68,8 +68,10 @@ def see_as(model: FlashSlothForConditionalGeneration, variant: Variant) -> None:
     if variant.images_of is images_of:
         return
 
-    def get_image_features(self: FlashSlothModel, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+    def get_image_features(
+        self: FlashSlothModel, pixel_values: torch.Tensor, pooling_window: Window | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
         patches = type(self).get_image_features(self, pixel_values, **kwargs).last_hidden_state
-        return variant.images_of(model, patches)
+        return variant.images_of(model, patches, pooling_window)
 
     model.model.get_image_features = MethodType(get_image_features, model.model)

@@ -9,7 +9,7 @@ import torch
 from conversion.default_model import train
 from conversion.default_model.features import FeatureBank, fingerprint
 from conversion.default_model.optimisation import Budget
-from conversion.default_model.parts import images_of, pooled_images_of, pooled_in_windows, without_embq
+from conversion.default_model.parts import images_of, pooled_images_of, without_embq
 from conversion.default_model.pictures import Pictures
 from conversion.default_model.rows import RowEncoder
 from conversion.default_model.stages import ALIGNMENT, INSTRUCTION, Draw, run_stage, stage_losses
@@ -38,6 +38,10 @@ def bank_for(model, directory, count=6) -> FeatureBank:
 
 def draw_of(stage, bank) -> Draw:
     return Draw(stage, bank, RowEncoder(TOKENIZER, 9), 12, 0)
+
+
+def losses_of(model, batch) -> dict[str, torch.Tensor]:
+    return stage_losses(model, batch, images_of(model, batch.patches.float()))
 
 
 def test_the_same_number_is_the_same_picture():
@@ -70,11 +74,12 @@ def test_batches_are_the_same_again_and_as_the_stage_says(tmp_path):
     draw = draw_of(replace(INSTRUCTION, rows=3, captions=0.5, blindfolded=0.5, windows={2: 1.0, 6: 1.0}), bank)
     drawn = [draw(index) for index in range(30)]
     assert torch.equal(drawn[7][0].input_ids, draw(7)[0].input_ids)
-    assert {window for _, window, _ in drawn} == {2, 6}
+    assert {window for _, window, _ in drawn} == {(2, 2), (6, 6)}
     assert {batch.grounding is None for batch, _, _ in drawn} == {True, False}
     assert {reads for batch, _, reads in drawn if batch.grounding is not None} == {True, False}
+    assert not any(reads for batch, _, reads in drawn if batch.grounding is None), "captions ask nothing"
     for batch, window, _ in drawn:
-        assert ((batch.input_ids == draw.encoder.image[0]).sum(1) == (12 // window) ** 2).all()
+        assert ((batch.input_ids == draw.encoder.image[0]).sum(1) == (12 // window[0]) ** 2).all()
     assert all(draw_of(replace(ALIGNMENT, rows=3), bank)(index)[0].grounding is None for index in range(5))
 
 
@@ -90,13 +95,16 @@ def test_images_are_what_the_model_makes_of_pixels():
     assert pooled.last_hidden_state.shape == (2, 16, 192) and torch.equal(pooled.pooler_output, made.pooler_output)
 
 
-@pytest.mark.parametrize(("window", "tokens"), [(2, 36), (3, 16), (12, 1)])
-def test_windows_are_chosen_for_a_while(window, tokens):
-    whole = model()
-    patches = torch.randn(1, 144, 192)
-    with pooled_in_windows(whole, window) as count:
-        assert images_of(whole, patches).pooler_output.shape[1] == count == tokens
-    assert images_of(whole, patches).pooler_output.shape[1] == 16
+@pytest.mark.parametrize("pool", [images_of, pooled_images_of])
+@pytest.mark.parametrize(("side", "tokens"), [(2, 36), (3, 16), (12, 1)])
+def test_pictures_are_seen_in_windows(pool, side, tokens):
+    seen = pool(model(), torch.randn(1, 144, 192), (side, side))
+    assert seen.pooler_output.shape[1] == tokens
+    assert seen.last_hidden_state.shape[1] == (144 if pool is images_of else tokens)
+
+
+def test_the_config_names_the_windows_of_training():
+    assert model().config.pooling_windows == sorted(INSTRUCTION.windows) == sorted(ALIGNMENT.windows)
 
 
 def test_all_but_the_tower_learns(tmp_path):
@@ -104,7 +112,7 @@ def test_all_but_the_tower_learns(tmp_path):
     whole.model.vision_tower.requires_grad_(False)
     bank = bank_for(whole, tmp_path)
     batch = draw_of(replace(INSTRUCTION, rows=4, captions=0.0, windows={3: 1.0}), bank)(0)[0]
-    losses = stage_losses(whole, batch)
+    losses = losses_of(whole, batch)
     assert set(losses) == {"answers", "grounding", "overlap"}
     losses["answers"].backward()
     # Key biases shift all scores of a query alike, which a softmax does not see.
@@ -122,7 +130,7 @@ def test_the_answers_loss_is_the_models_own(tmp_path):
     expected = whole(
         batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, mm_encoder_outputs={"image": images}
     ).loss
-    torch.testing.assert_close(stage_losses(whole, batch)["answers"], expected)
+    torch.testing.assert_close(losses_of(whole, batch)["answers"], expected)
 
 
 def test_without_embq_patches_are_not_read(tmp_path):
@@ -130,11 +138,28 @@ def test_without_embq_patches_are_not_read(tmp_path):
     bank = bank_for(whole, tmp_path)
     batch = draw_of(replace(INSTRUCTION, rows=4, captions=0.0, windows={3: 1.0}), bank)(0)[0]
     with without_embq(whole):
-        losses = stage_losses(whole, batch)
+        losses = losses_of(whole, batch)
     assert set(losses) == {"answers"}
     losses["answers"].backward()
     assert whole.model.embq.up_proj.weight.grad is None
-    assert set(stage_losses(whole, batch)) == {"answers", "grounding", "overlap"}
+    assert set(losses_of(whole, batch)) == {"answers", "grounding", "overlap"}
+
+
+def test_alignment_leaves_embq_as_it_was(tmp_path):
+    whole = model()
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    run_stage(
+        replace(ALIGNMENT, rows=2),
+        whole,
+        bank_for(whole, tmp_path),
+        TOKENIZER,
+        tmp_path / "a.pt",
+        Budget(steps=2),
+        seed=0,
+    )
+    moved = {name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("pooling" in name for name in moved) and any("language_model" in name for name in moved)
+    assert not any("embq" in name or "vision_tower" in name for name in moved)
 
 
 def test_a_stage_goes_on_as_if_never_interrupted(tmp_path):
