@@ -102,3 +102,26 @@ def test_padding_may_be_the_token_that_opens_the_header():
     rows = [ROWS[0], early, first_turn([40])]
     for side in ("right", "left"):
         assert questions(rows, side, opener)[0] == [QUESTIONS[0], [[10, 11], [20, 21]], [[40]]]
+
+
+def test_padding_by_a_mask_is_in_no_question():
+    """Wherever it stands: before a question, between an image and its newline, and inside."""
+    config = tiny_config()
+    question = [10, 11]
+    row = [5, *[IMAGE] * 9, PAD, 198, PAD, PAD, question[0], PAD, question[1], *[QUERY] * 9]
+    mask = [0 if token == PAD else 1 for token in row]
+    spans = find_query_spans(
+        torch.tensor([row]),
+        config,
+        max_runs=1,
+        num_images=1,
+        tokens_per_image=9,
+        attention_mask=torch.tensor([mask]),
+    )
+    assert torch.tensor(row)[spans.question[0, 0]].tolist() == question
+    four = torch.zeros(1, 1, 2, 64).masked_fill(~torch.tensor(mask + [0] * (64 - len(row))).bool(), -1e4)
+    for other in (four, {"full_attention": four}, four == 0):
+        again = find_query_spans(
+            torch.tensor([row]), config, max_runs=1, num_images=1, tokens_per_image=9, attention_mask=other
+        )
+        assert torch.equal(again.question, spans.question)

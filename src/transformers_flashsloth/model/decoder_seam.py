@@ -35,7 +35,7 @@ class TakesEmbQ:
         return super().__call__(*args, **kwargs)
 
     def __reduce__(self):
-        return _restore, (type(self).layer_class,), self.__getstate__()
+        return _restore, (type(self).layer_class,), self.__dict__
 
 
 @cache
