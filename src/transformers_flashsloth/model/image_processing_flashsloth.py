@@ -7,7 +7,7 @@ from transformers.image_processing_backends import PilBackend, TorchvisionBacken
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, ChannelDimension, SizeDict
 from transformers.models.auto import image_processing_auto
-from transformers.processing_utils import ImagesKwargs
+from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .image_inputs import decode_array, decode_pil, flatten, read_images
 
@@ -44,6 +44,13 @@ class _FlashSlothViews:
     do_rescale = True
     do_normalize = True
     image_hd = False
+
+    def __init__(self, **kwargs: Unpack[FlashSlothImageProcessorKwargs]):
+        super().__init__(**kwargs)
+
+    def __call__(self, images, *args, **kwargs: Unpack[FlashSlothImageProcessorKwargs]) -> BatchFeature:
+        """Makes views; see [`FlashSlothImageProcessor`]."""
+        return super().__call__(images, *args, **kwargs)
 
     def fetch_images(self, image_url_or_urls):
         """Reads images, keeping the nesting of the lists they come in; see [`FlashSlothImageProcessor`]."""

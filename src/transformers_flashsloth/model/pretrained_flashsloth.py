@@ -4,7 +4,7 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -83,6 +83,11 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    if TYPE_CHECKING:  # type checkers take the model for the first argument of upstream's own
+
+        def to(self: Model, *args: Any, **kwargs: Any) -> Model:
+            """As upstream's."""
 
     @classmethod
     def from_pretrained(cls: type[Model], pretrained_model_name_or_path, *model_args, **kwargs) -> Model:

@@ -14,11 +14,12 @@ those of images, where `pixel_values_videos` and a video token of its own would 
 """
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import MultiModalData, ProcessingKwargs, Unpack
+from transformers.processing_utils import MultiModalData
 from transformers.utils import CONFIG_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
 from .configuration_flashsloth import FlashSlothConfig
@@ -137,7 +138,7 @@ class FlashSlothProcessor(PromptExpansion):
         self.pooling_window = pooling_window
 
     def __call__(
-        self, images: ImageInput | None = None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]
+        self, images: ImageInput | None = None, text=None, videos=None, audio=None, **kwargs: Any
     ) -> FlashSlothBatch:
         """Makes the inputs of the model; see the docstring of the class."""
         images, text, videos = listed(images), listed(text), listed(videos)

@@ -6,7 +6,7 @@ import numpy as np
 from huggingface_hub.dataclasses import validate_typed_dict
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import SizeDict, validate_kwargs
-from transformers.processing_utils import VideosKwargs
+from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
@@ -102,6 +102,9 @@ class FlashSlothVideoProcessor(BaseVideoProcessor):
     do_resize = True
     do_rescale = True
     do_normalize = True
+
+    def __init__(self, **kwargs: Unpack[FlashSlothVideoProcessorKwargs]):
+        super().__init__(**kwargs)
 
     @classmethod
     def like(cls, image_processor: FlashSlothImageProcessor) -> "FlashSlothVideoProcessor":
