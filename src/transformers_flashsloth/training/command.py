@@ -24,7 +24,7 @@ def stage2(arguments: list[str], prog: str) -> int:
 def _run(recipe: str, arguments: list[str]) -> int:
     for package in ("trl", "peft", "datasets", "accelerate"):
         if find_spec(package) is None:
-            raise InputError(f'training needs {package}: pip install "transformers-flashsloth[train]"')
+            raise InputError(f'training needs {package}, and Python 3.11: pip install "transformers-flashsloth[train]"')
     run_command = import_module(".arguments", __package__).run_command
     main = import_module(f".{recipe}", __package__).main
     return run_command(lambda: main(arguments))
