@@ -74,3 +74,7 @@ def test_what_travels_is_flat_and_small():
 @pytest.mark.parametrize("name", ["modeling", "processing", "configuration"])
 def test_what_newcomers_open_first_is_short(name):
     assert len((PACKAGE / f"model/{name}_flashsloth.py").read_text(encoding="utf-8").splitlines()) < 300
+
+
+def test_type_checkers_may_read_it():
+    assert (PACKAGE / "py.typed").is_file()  # what they see is checked by `make lint`, on tests/typed_user.py

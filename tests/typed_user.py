@@ -26,6 +26,7 @@ def loaded(checkpoint: str | Path) -> tuple[FlashSlothForConditionalGeneration, 
     processor = FlashSlothProcessor.from_pretrained(checkpoint, local_files_only=True)
     model = FlashSlothForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16, device_map="cpu")
     assert_type(FlashSlothModel.from_pretrained(checkpoint), FlashSlothModel)
+    assert_type(model.cuda(0), FlashSlothForConditionalGeneration)
     return model.to("cpu").eval(), processor
 
 

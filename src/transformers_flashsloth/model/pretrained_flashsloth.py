@@ -89,6 +89,9 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
         def to(self: Model, *args: Any, **kwargs: Any) -> Model:
             """As upstream's."""
 
+        def cuda(self: Model, *args: Any, **kwargs: Any) -> Model:
+            """As upstream's."""
+
     @classmethod
     def from_pretrained(cls: type[Model], pretrained_model_name_or_path, *model_args, **kwargs) -> Model:
         """
