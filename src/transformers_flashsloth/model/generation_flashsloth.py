@@ -123,7 +123,7 @@ class FlashSlothGenerationMixin(GenerationMixin):
             if next_sequence_length is None and past and position_ids is not None:
                 is_whole = position_ids.shape[-1] == input_ids.shape[1] > past
                 next_sequence_length = input_ids.shape[1] - past if is_whole else None
-        return super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
             attention_mask=attention_mask,
@@ -132,6 +132,13 @@ class FlashSlothGenerationMixin(GenerationMixin):
             **{CACHE: cache},
             **kwargs,
         )
+        # PEFT's prompt learning stands in for this method, and adds its prompt where it sees no cache that holds
+        # something: under the older name, or the newer once it knows that.
+        if CACHE == "cache" and cache is not None and "prepare_inputs_for_generation" in vars(self):
+            inputs["past_key_values"] = cache
+            if not int(cache.get_seq_length()):
+                del inputs["cache"]
+        return inputs
 
     @staticmethod
     def create_masks_for_generate(config: PreTrainedConfig, **inputs) -> torch.Tensor | dict[str, torch.Tensor] | None:
