@@ -16,9 +16,9 @@ from ..model.decoders import finish_logits
 from ..model.embedded_query import put_queries
 from ..model.placeholders import put_visual_tokens
 from .adapters import keep_rows_without_adapters
-from .config import WINDOW_REFUSED
+from .config import NAMESPACE, OP, WINDOW_REFUSED
 from .packing import pack, unpack
-from .step import OP, Step
+from .step import Step
 
 
 class FlashSlothInfo(MultiModalProcessingInfo):
@@ -114,6 +114,6 @@ class FlashSlothForVllm(TransformersMultiModalForCausalLM):
 
 def _call(name: str, layer: int):
     def embq(hidden_states: torch.Tensor) -> torch.Tensor:
-        return getattr(torch.ops.vllm, OP)(hidden_states[0], name, layer)[None]
+        return getattr(getattr(torch.ops, NAMESPACE), OP)(hidden_states[0], name, layer)[None]
 
     return embq
