@@ -12,7 +12,7 @@ import torch
 
 from tests.chat_tokenizers import build_chat_tokenizer
 from tests.tiny_backbones import small
-from tests.vllm.cases import BASE, CASES
+from tests.vllm.cases import BASE, CASES, image, user
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
@@ -97,6 +97,18 @@ def test_compiled_and_in_half_precision(shipped, tmp_path, options):
         assert sum(a == b for a, b in zip(found, expected, strict=True)) >= len(expected) - 2
     else:
         assert found == expected
+
+
+@pytest.mark.slow
+def test_a_question_that_fills_the_context(tmp_path):
+    """1,900 tokens of it, in one step, beside short ones."""
+    long = "Look at this. " * 312 + "What is it?"
+    cases = tmp_path / "cases.json"
+    messages = [[user(image(0), long)], [user(image(1), "What is this?")], [user(long)]]
+    cases.write_text(json.dumps({"checkpoint": DEFAULT_CHECKPOINT, "cases": [{"messages": m} for m in messages]}))
+    reference = run("reference_process", cases, tmp_path / "reference.json")
+    found = run("engine_process", cases, tmp_path / "answers.json", json.dumps({"max_model_len": 2048}))
+    assert found["answers"] == reference["answers"]
 
 
 def build(directory: Path, decoder: str) -> Path:
