@@ -45,7 +45,11 @@ DECODERS = {
     "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}, {}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 32, "sliding_window": 4096}, {}),
     "llama, no queries": ("llama", {}, {"num_query_tokens": 0}),
+    "llama, oblong windows": ("llama", {}, {"pooling_window": [1, 2]}),
+    "llama, average pooling": ("llama", {}, {"pooling": "average"}),
+    "llama, no pooling": ("llama", {}, {"pooling": "none"}),
 }
+TOWERS = ("clip_vision_model", "dinov2_with_registers", "siglip2_vision_model")
 
 
 def run(module: str, *arguments, **environment) -> dict:
@@ -111,7 +115,7 @@ def test_a_question_that_fills_the_context(tmp_path):
     assert found["answers"] == reference["answers"]
 
 
-def build(directory: Path, decoder: str) -> Path:
+def build(directory: Path, decoder: str, tower: str = "siglip_vision_model") -> Path:
     """A random model on a decoder, and the cases, those of high definition left out: they would not fit."""
     from transformers import AutoModel, AutoModelForCausalLM, set_seed
 
@@ -121,7 +125,7 @@ def build(directory: Path, decoder: str) -> Path:
     set_seed(0)
     AutoModelForCausalLM.from_config(small(kind, TEXT, **extra)).save_pretrained(directory / "text")
     build_chat_tokenizer("llama_3").save_pretrained(directory / "text")
-    AutoModel.from_config(small("siglip_vision_model", VISION)).save_pretrained(directory / "vision")
+    AutoModel.from_config(small(tower, VISION)).save_pretrained(directory / "vision")
     options = {"pooling_window": 2, "embq_layer": 1} | choices
     model, processor = from_backbones(str(directory / "text"), str(directory / "vision"), **options)
     for module in model.model.embq_modules:
@@ -140,6 +144,15 @@ def test_other_decoders(tmp_path, decoder):
     reference = run("reference_process", cases, tmp_path / "reference.json")
     if "no queries" not in decoder:
         assert reference["answers"] != reference["without EmbQ"]
+    assert run("engine_process", cases, tmp_path / "answers.json")["answers"] == reference["answers"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", TOWERS)
+def test_other_towers(tmp_path, tower):
+    cases = build(tmp_path, "llama", tower)
+    reference = run("reference_process", cases, tmp_path / "reference.json")
+    assert reference["answers"] != reference["without EmbQ"]
     assert run("engine_process", cases, tmp_path / "answers.json")["answers"] == reference["answers"]
 
 
