@@ -27,7 +27,7 @@ from .serving_subjects import Generate, Server, ending, write_checkpoint
 HEADER = ["subject", "at once", "requests/s", "over one by one", "TTFT, s", "95th percentile", "TTFT, asked again"]
 QUESTION, SECOND = "What is in the picture?", "How many things are in the top left corner?"
 ONE_BY_ONE, BATCHES, OURS, VLLM = "generate, one by one", "generate, batches", "flashsloth serve", "vLLM"
-# Requests that are answered one after another take as long each, however many wait.
+# Where one request is answered after another, so many show how long each takes.
 MOST_IN_LINE = 8
 LARGEST_BATCH = 32
 
@@ -73,8 +73,14 @@ def measure(options: argparse.Namespace, directory: Path) -> dict:
                 for name, subject in subjects.items():
                     one = found.setdefault(name, {}).setdefault(at_once, {"rate": [], "first": [], "again": []})
                     take_round(one, name, subject, at_once, images, options.new_tokens)
-    return {"machine": machine, "new_tokens": options.new_tokens, "model": f"{'tiny ' * options.tiny}{options.model}", "layers": options.layers,
-            "compile": options.compile, "found": summarised(found)}  # fmt: skip
+    return {
+        "machine": machine,
+        "new_tokens": options.new_tokens,
+        "model": f"tiny {options.model}" if options.tiny else options.model,
+        "layers": options.layers,
+        "compile": options.compile,
+        "found": summarised(found),
+    }
 
 
 def take_round(found: dict, name: str, subject, at_once: int, images, new_tokens: int) -> None:
