@@ -24,7 +24,8 @@ LAYER_LISTS = ("layers", "h", "blocks", "decoder.layers")
 # Decoders whose language head has a bias though their config has no word for it.
 HEADS_WITH_BIAS = ("phi", "gptj", "codegen", "ctrl")
 # What a model can be built on: whoever knows enters an object like `building/acceptance.py`'s, whose `check_configs`,
-# `check_decoder` and `check_tower` refuse the rest. In remote code it is empty, as what is loaded was built already.
+# `check_numbers`, `check_decoder` and `check_tower` refuse the rest. In remote code it is empty, as what is loaded was
+# built already.
 ACCEPTANCE: list = []
 # Of decoders that multiply the embeddings they are given by `embedding_multiplier`, inside their `forward`.
 SCALES_INSIDE = ("granite", "hyperclovax")
