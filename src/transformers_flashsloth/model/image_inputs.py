@@ -69,7 +69,7 @@ def read_images(source, name: str = "images"):
 def locate(source, name: str, limit: int = MAX_IMAGE_BYTES) -> str | os.PathLike | BytesIO:
     """
     Returns what can be opened: a path, or the bytes behind a URL, `data:` URI or base64 string. Raises ValueError,
-    calling the source `name`, if it is nothing of this or cannot be downloaded, for instance as it exceeds `limit` bytes.
+    calling the source `name`, if it is nothing of this or cannot be downloaded, for one if it exceeds `limit` bytes.
     """
     if isinstance(source, (bytes, bytearray)):
         return BytesIO(source)
