@@ -12,7 +12,7 @@ import torch
 
 from tests.chat_tokenizers import build_chat_tokenizer
 from tests.tiny_backbones import small
-from tests.vllm.cases import BASE, CASES
+from tests.vllm.cases import BASE, CASES, image, user
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
@@ -45,7 +45,11 @@ DECODERS = {
     "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}, {}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 32, "sliding_window": 4096}, {}),
     "llama, no queries": ("llama", {}, {"num_query_tokens": 0}),
+    "llama, oblong windows": ("llama", {}, {"pooling_window": [1, 2]}),
+    "llama, average pooling": ("llama", {}, {"pooling": "average"}),
+    "llama, no pooling": ("llama", {}, {"pooling": "none"}),
 }
+TOWERS = ("clip_vision_model", "dinov2_with_registers", "siglip2_vision_model")
 
 
 def run(module: str, *arguments, **environment) -> dict:
@@ -99,7 +103,19 @@ def test_compiled_and_in_half_precision(shipped, tmp_path, options):
         assert found == expected
 
 
-def build(directory: Path, decoder: str) -> Path:
+@pytest.mark.slow
+def test_a_question_that_fills_the_context(tmp_path):
+    """1,900 tokens of it, in one step, beside short ones."""
+    long = "Look at this. " * 312 + "What is it?"
+    cases = tmp_path / "cases.json"
+    messages = [[user(image(0), long)], [user(image(1), "What is this?")], [user(long)]]
+    cases.write_text(json.dumps({"checkpoint": DEFAULT_CHECKPOINT, "cases": [{"messages": m} for m in messages]}))
+    reference = run("reference_process", cases, tmp_path / "reference.json")
+    found = run("engine_process", cases, tmp_path / "answers.json", json.dumps({"max_model_len": 2048}))
+    assert found["answers"] == reference["answers"]
+
+
+def build(directory: Path, decoder: str, tower: str = "siglip_vision_model") -> Path:
     """A random model on a decoder, and the cases, those of high definition left out: they would not fit."""
     from transformers import AutoModel, AutoModelForCausalLM, set_seed
 
@@ -109,7 +125,7 @@ def build(directory: Path, decoder: str) -> Path:
     set_seed(0)
     AutoModelForCausalLM.from_config(small(kind, TEXT, **extra)).save_pretrained(directory / "text")
     build_chat_tokenizer("llama_3").save_pretrained(directory / "text")
-    AutoModel.from_config(small("siglip_vision_model", VISION)).save_pretrained(directory / "vision")
+    AutoModel.from_config(small(tower, VISION)).save_pretrained(directory / "vision")
     options = {"pooling_window": 2, "embq_layer": 1} | choices
     model, processor = from_backbones(str(directory / "text"), str(directory / "vision"), **options)
     for module in model.model.embq_modules:
@@ -132,6 +148,15 @@ def test_other_decoders(tmp_path, decoder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tower", TOWERS)
+def test_other_towers(tmp_path, tower):
+    cases = build(tmp_path, "llama", tower)
+    reference = run("reference_process", cases, tmp_path / "reference.json")
+    assert reference["answers"] != reference["without EmbQ"]
+    assert run("engine_process", cases, tmp_path / "answers.json")["answers"] == reference["answers"]
+
+
+@pytest.mark.slow
 def test_two_tensor_parallel_ranks(tmp_path):
     cases = build(tmp_path, "llama")
     reference = run("reference_process", cases, tmp_path / "reference.json")
@@ -140,8 +165,6 @@ def test_two_tensor_parallel_ranks(tmp_path):
     assert found["answers"] == reference["answers"]
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(reason="one of 23, without an adapter beside two with, answers another token: not understood yet")
 def test_two_adapters_at_once(shipped, tmp_path):
     peft = pytest.importorskip("peft")
     cases, plain = shipped

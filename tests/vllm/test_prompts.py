@@ -74,3 +74,44 @@ def test_a_prompt_in_pieces_is_refused():
     step.take(torch.tensor([20, 21, 22]), [])
     step.place(torch.tensor([5, 9, 30]))  # three decoding steps
     assert not step.prompts
+
+
+def test_compiled_graphs_are_split_at_embq():
+    from vllm.config import CompilationConfig, CompilationMode, CUDAGraphMode
+
+    from transformers_flashsloth.vllm.config import split_graphs_at_embq
+
+    op = "vllm::flashsloth_embq"
+    for given in ({}, {"splitting_ops": ["vllm::unified_attention_with_output"]}):
+        compilation = CompilationConfig(mode=CompilationMode.VLLM_COMPILE, cudagraph_mode=CUDAGraphMode.FULL, **given)
+        split_graphs_at_embq(compilation)
+        compilation.set_splitting_ops_for_v1(all2all_backend="")
+        assert compilation.splitting_ops.count(op) == 1
+        assert compilation.cudagraph_mode == CUDAGraphMode.FULL_AND_PIECEWISE
+    with pytest.raises(ValueError, match="cannot run in one whole graph"):
+        split_graphs_at_embq(CompilationConfig(mode=CompilationMode.VLLM_COMPILE, splitting_ops=[]))
+
+
+def test_requests_without_an_adapter_stay_without():
+    """Where every slot is taken, the last of them would serve the index -1."""
+    from types import SimpleNamespace
+
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    from transformers_flashsloth.vllm.adapters import keep_rows_without_adapters
+
+    keep_rows_without_adapters()
+    keep_rows_without_adapters()  # once is enough
+    wrapper = PunicaWrapperCPU(16, 4, "cpu")
+    rows = [1, 0, 2, 0]
+    for is_prefill in (True, False):
+        wrapper.update_metadata(
+            SimpleNamespace(index_mapping=rows, prompt_mapping=rows, is_prefill=is_prefill), [1, 2], 2, 100
+        )
+        shrink, expand = torch.randn(2, 1, 3, 5), torch.randn(2, 1, 4, 3)
+        inputs, before = torch.randn(4, 5), torch.randn(4, 4)
+        after = before.clone()
+        wrapper.add_lora_linear(after, inputs, (shrink,), (expand,), 1.0, (4,))
+        added = [expand[slot, 0] @ shrink[slot, 0] @ inputs[row] for row, slot in ((0, 0), (2, 1))]
+        torch.testing.assert_close(after[[0, 2]], before[[0, 2]] + torch.stack(added))
+        assert torch.equal(after[[1, 3]], before[[1, 3]])

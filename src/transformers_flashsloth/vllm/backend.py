@@ -10,13 +10,15 @@ from vllm.model_executor.models.transformers import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.platforms import current_platform
 
 from ..model.decoders import finish_logits
 from ..model.embedded_query import put_queries
 from ..model.placeholders import put_visual_tokens
-from .config import WINDOW_REFUSED
+from .adapters import keep_rows_without_adapters
+from .config import NAMESPACE, OP, WINDOW_REFUSED
 from .packing import pack, unpack
-from .step import OP, Step
+from .step import Step
 
 
 class FlashSlothInfo(MultiModalProcessingInfo):
@@ -49,6 +51,8 @@ class FlashSlothForVllm(TransformersMultiModalForCausalLM):
 
     def __init__(self, *, vllm_config, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
+        if vllm_config.lora_config is not None and current_platform.is_cpu():
+            keep_rows_without_adapters()
         # Scales and caps of the logits are the decoder's own, of which vLLM knows some.
         self.logits_processor.scale, self.logits_processor.soft_cap = 1.0, None
         name = f"{prefix}flashsloth_step"
@@ -110,6 +114,6 @@ class FlashSlothForVllm(TransformersMultiModalForCausalLM):
 
 def _call(name: str, layer: int):
     def embq(hidden_states: torch.Tensor) -> torch.Tensor:
-        return getattr(torch.ops.vllm, OP)(hidden_states[0], name, layer)[None]
+        return getattr(getattr(torch.ops, NAMESPACE), OP)(hidden_states[0], name, layer)[None]
 
     return embq

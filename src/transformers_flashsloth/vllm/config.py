@@ -1,11 +1,15 @@
 """What an engine for FlashSloth has to be, however it is started."""
 
+from vllm.config import CompilationConfig, CUDAGraphMode
 from vllm.logger import init_logger
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 logger = init_logger("vllm.flashsloth")
 
 TOKENIZER_MODE = "flashsloth"
+# The opaque op that runs EmbQ, and where torch finds it.
+OP = "flashsloth_embq"
+NAMESPACE = "vllm"
 WINDOW_REFUSED = "`pooling_window` cannot be chosen here: images are pooled in the model's own windows. Leave it out."
 
 
@@ -47,7 +51,7 @@ class FlashSlothConfigHook(VerifyAndUpdateConfig):
         Sets what must be so.
 
         Raises:
-            ValueError: for pipeline parallelism.
+            ValueError: for pipeline parallelism, or graphs that are not split.
         """
         if vllm_config.parallel_config.pipeline_parallel_size > 1:
             raise ValueError(
@@ -62,7 +66,30 @@ class FlashSlothConfigHook(VerifyAndUpdateConfig):
         scheduler.max_num_batched_tokens = max(scheduler.max_num_batched_tokens, longest)
         for name in ("max_num_encoder_input_tokens", "encoder_cache_size"):
             setattr(scheduler, name, max(getattr(scheduler, name), scheduler.max_num_batched_tokens))
+        split_graphs_at_embq(vllm_config.compilation_config)
         logger.info(
             "FlashSloth takes prompts whole: chunked prefill and prefix caching are off, a step holds %d tokens.",
             scheduler.max_num_batched_tokens,
         )
+
+
+def split_graphs_at_embq(compilation: CompilationConfig) -> None:
+    """
+    Has compiled graphs end before EmbQ and begin anew behind it, as at attention: it reads the prompts of a step, which
+    no CUDA graph could hold. The list is private, as what vLLM offers to users replaces its own ops.
+
+    Raises:
+        ValueError: where the user asks for graphs that are not split at all.
+    """
+    if compilation.splitting_ops == []:
+        raise ValueError(
+            "FlashSloth cannot run in one whole graph, as its embedded query module reads the prompts of a step: leave "
+            "`splitting_ops` out, or compile nothing (--enforce-eager)."
+        )
+    op = f"{NAMESPACE}::{OP}"
+    if op not in CompilationConfig._attention_ops:
+        CompilationConfig._attention_ops.append(op)
+    if compilation.splitting_ops and op not in compilation.splitting_ops:
+        compilation.splitting_ops.append(op)
+    if compilation.cudagraph_mode == CUDAGraphMode.FULL:  # steps with prompts, too
+        compilation.cudagraph_mode = CUDAGraphMode.FULL_AND_PIECEWISE

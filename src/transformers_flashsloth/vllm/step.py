@@ -12,6 +12,7 @@ from vllm.utils.torch_utils import direct_register_custom_op
 from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.placeholders import OTHER
 from ..model.question_spans import QuerySpans, find_query_spans
+from .config import OP
 from .packing import unpack
 
 
@@ -131,5 +132,4 @@ def _embq_shape(hidden_states: torch.Tensor, name: str, layer: int) -> torch.Ten
     return torch.empty_like(hidden_states)
 
 
-OP = "flashsloth_embq"
 direct_register_custom_op(OP, _embq, fake_impl=_embq_shape)
