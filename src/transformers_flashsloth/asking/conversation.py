@@ -77,7 +77,7 @@ class Conversation:
         self.processor = open_processor(self.checkpoint)
         self.processor_kwargs = {} if image_hd is None else {"image_hd": image_hd}
         if visual_tokens is not None:
-            self.processor_kwargs["pooling_window"] = _window_of(visual_tokens, self.processor)
+            self.processor_kwargs["pooling_window"] = window_of(visual_tokens, self.processor)
         self._decode_videos(num_frames)
         self.max_new_tokens = max_new_tokens
         self.messages = []
@@ -186,7 +186,8 @@ def _read_images(sources: list[str]) -> list[dict]:
     ]
 
 
-def _window_of(visual_tokens: int, processor: FlashSlothProcessor) -> list[int]:
+def window_of(visual_tokens: int, processor: FlashSlothProcessor) -> list[int]:
+    """The pooling window that leaves so many tokens of a view. Raises InputError if there is none."""
     windows = processor.windows
     if visual_tokens not in windows:
         numbers = ", ".join(map(str, sorted(windows)))
