@@ -59,7 +59,7 @@ def answer_all(
     maker = PromptMaker(processor, processor_kwargs or {})
     conversations, texts = [], []
     for index, question in enumerate(questions):
-        with _naming(index):
+        with _naming(index, len(questions)):
             conversations.append(as_conversation(question))
             texts.append(maker.text(conversations[-1]))
     rows = Rows(model, processor, FeatureStore(DEFAULT_STORE_BYTES) if features is None else features, generate_kwargs)
@@ -67,7 +67,7 @@ def answer_all(
 
     def prompt_of(index: int) -> Prompt:
         if index not in prompts:
-            with _naming(index):
+            with _naming(index, len(questions)):
                 prompts[index] = rows.checked(maker.prompt(index, conversations[index]))
         return prompts[index]
 
@@ -84,9 +84,9 @@ def answer_all(
 
 
 @contextmanager
-def _naming(index: int) -> Iterator[None]:
+def _naming(index: int, count: int) -> Iterator[None]:
     """Says which question it is that cannot be asked."""
     try:
         yield
     except Exception as error:  # templates, image processors and tokenizers each have their own kinds
-        raise ValueError(f"Question {index} cannot be asked: {error}") from error
+        raise ValueError(f"Question {index + 1} of {count} cannot be asked: {error}") from error

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import TextStreamer
 from transformers.utils import logging
 
+from ..answering.answers import answer_all
 from ..checkpoints.opening import (
     DEFAULT_CHECKPOINT,
     InputError,
@@ -121,6 +122,32 @@ class Conversation:
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         self.unseen_images = []
         return answer
+
+    def ask_each(self, questions: list[str]) -> list[str]:
+        """
+        Answers questions, each by itself: none is remembered, and what they have in common is computed once.
+
+        Args:
+            questions (`list[str]`): as the user typed them.
+
+        Raises:
+            InputError: naming the first question that cannot be asked; nothing is answered then.
+        """
+        asked = []
+        for number, question in enumerate(questions, 1):
+            if not question.strip():
+                raise InputError(f"question {number} of {len(questions)} is empty")
+            content = [*self.unseen_images, {"type": "text", "text": question.strip()}]
+            asked.append([*self.messages, {"role": "user", "content": content}])
+            try:
+                self.processor.apply_chat_template(asked[-1], tokenize=False, add_generation_prompt=True)
+            except Exception as error:
+                raise InputError(f"question {number} of {len(questions)} cannot be asked: {error}") from error
+        options = {"processor_kwargs": self.processor_kwargs, "max_new_tokens": self.max_new_tokens}
+        try:
+            return answer_all(self.model, self.processor, asked, **options)
+        except ValueError as error:
+            raise InputError(error) from error
 
     def explain(self) -> Image.Image:
         """What the model looked at for the last question, drawn over each image and frame, one below the other."""
