@@ -41,15 +41,7 @@ def question_starts(
     token behind the ids that open a later user turn (`</s>USER:`). Neither can be forged from typed text, as both
     contain a special token. Padding may stand behind `</s>`: where rows are answered together, some answers end early.
 
-    Args:
-        is_image (`torch.BoolTensor`): image positions, `(B, L)`.
-        input_ids (`torch.LongTensor`): `(B, L)`.
-        user_prefix_ids (`list[int]`): ids that open a later user turn.
-        pad_token_id (`int`, *optional*): the id of padding.
-        is_padding (`torch.BoolTensor`, *optional*): positions that are known to be padding, `(B, L)`.
-
-    Returns:
-        `torch.BoolTensor`: `(B, L)`.
+    All tensors are `(B, L)`; `is_image` and `is_padding`, where it is known, are bool, and so is what is returned.
     """
     image_ends = is_image & ~shift(is_image, -1)
     starts = shift(image_ends, 2)
@@ -114,9 +106,6 @@ def find_query_spans(
             it there is none but on the sides, and behind answers that ended early.
         refuse_parts (`bool`, defaults to `True`): whether to look for a question that is cached in part; an exported
             graph cannot.
-
-    Returns:
-        [`QuerySpans`]
 
     Raises:
         ValueError: if a part of a question is cached, as EmbQ needs it together with its queries.
