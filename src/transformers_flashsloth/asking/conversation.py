@@ -21,6 +21,8 @@ from ..checkpoints.opening import (
     quantisation_config,
     usable_device,
 )
+from ..exported.manifest import is_exported
+from ..exported.opening import open_exported
 from ..model.image_inputs import flatten
 from ..model.image_processing_flashsloth import FlashSlothImageProcessor
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
@@ -85,6 +87,8 @@ class Conversation:
     @cached_property
     def model(self) -> FlashSlothForConditionalGeneration:
         """The model, loaded when first needed."""
+        if is_exported(self.checkpoint):
+            return open_exported(self.checkpoint)
         if self.quantisation_config is not None:
             options = {"quantization_config": self.quantisation_config, "device_map": {"": self.device}}
             return open_model(self.checkpoint, dtype=self.dtype, **options)
