@@ -5,12 +5,17 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import transformers
+from packaging.version import Version
+
 from ..checkpoints.opening import DEFAULT_CHECKPOINT, InputError, input_errors, local_directory
 from ..checkpoints.options import positive
 
 # What each precision is, said once here: the modules that know need packages which may be missing.
 PRECISIONS = ("fp32", "fp16", "uint8", "q4")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
+# Of transformers, whose exporter changed then.
+OLDEST = (5, 23)
 
 
 def export(arguments: list[str], prog: str) -> int:
@@ -27,6 +32,8 @@ def export(arguments: list[str], prog: str) -> int:
     options = parser.parse_args(arguments)
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise InputError(f"exporting needs {', '.join(missing)}: pip install 'transformers-flashsloth[export]'")
+    if Version(transformers.__version__).release < OLDEST:
+        raise InputError(f"exporting needs transformers {OLDEST[0]}.{OLDEST[1]} or later: pip install -U transformers")
     from .writing import export_checkpoint
 
     with input_errors():

@@ -9,7 +9,9 @@ from transformers.exporters.exporter_onnx import OnnxExporter
 
 from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
+from ..model.prompt_memory import CACHE
 from .graphs import Decoder, ImageEncoder
+from .quiet import quietly
 
 # Sizes of what is traced: no two of one kind alike and none of them 1, or a graph would hold for these alone.
 ROWS, VIEWS, CACHED, QUESTION, PADDING = 2, 3, 7, 5, 2
@@ -74,7 +76,7 @@ def _keys(model: FlashSlothForConditionalGeneration) -> list[tuple[int, ...]]:
     """Shapes of the cached keys of each layer, `(ROWS, heads, CACHED, d)`, as the decoder itself makes them."""
     ids = torch.full((ROWS, CACHED), model.config.user_prefix_ids[0] if model.config.user_prefix_ids else 0)
     decoder = model.model.language_model
-    cache = decoder(input_ids=ids.to(model.device), use_cache=True).past_key_values
+    cache = getattr(decoder(input_ids=ids.to(model.device), use_cache=True), CACHE)
     return [tuple(layer.keys.shape) for layer in cache.layers]
 
 
@@ -87,11 +89,12 @@ def _trace(
     Raises:
         RuntimeError: if a size that has to be dynamic was fixed while tracing.
     """
-    program, _ = OnnxExporter().export_program(module.eval(), inputs, OnnxConfig(dynamic_shapes=dynamic))
+    with quietly():
+        program, _ = OnnxExporter().export_program(module.eval(), inputs, OnnxConfig(dynamic_shapes=dynamic))
     for values, names in ((program.graph.inputs, taken), (program.graph.outputs, given)):
         for value, (name, sizes) in zip(values, names, strict=True):
             value.name = name
             fixed = [size for at, size in enumerate(sizes) if size and isinstance(value.shape[at], int)]
             if fixed:
-                raise RuntimeError(f"`{name}` was traced for {value.shape}, but its {', '.join(fixed)} must be dynamic.")
+                raise RuntimeError(f"`{name}` was traced for {value.shape}, but {', '.join(fixed)} must be dynamic.")
     return program

@@ -10,8 +10,10 @@ from ..checkpoints.opening import InputError, open_model, open_processor
 from ..checkpoints.written_aside import check_is_new, written_aside
 from ..exported.manifest import DECODER, IMAGE_ENCODER, MANIFEST, VERSION
 from ..exported.onnx_flashsloth import OnnxFlashSloth
+from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from .checking import check_answers
 from .precisions import PRECISIONS
+from .quiet import quietly
 from .tracing import trace_decoder, trace_image_encoder
 
 # Beyond this protobuf holds no graph, and its weights get a file of their own.
@@ -56,22 +58,46 @@ def export_checkpoint(
         )
     processor.pooling_window = list(window)
     with written_aside(output, 2 * sum(value.nbytes for value in model.state_dict().values())) as directory:
-        say("tracing the image encoder")
-        _save(trace_image_encoder(model, window), directory / IMAGE_ENCODER)
-        say("tracing the decoder")
-        _save(trace_decoder(model), directory / DECODER)
-        if precision != "fp32":
-            say(f"converting to {precision}")
-            for name in (IMAGE_ENCODER, DECODER):
-                PRECISIONS[precision](directory / name)
-        model.config.save_pretrained(directory)
-        model.generation_config.save_pretrained(directory)
+        manifest = write_graphs(model, window, directory, precision, say)
         processor.save_pretrained(directory)
-        files = sorted(file.name for file in directory.glob("*.onnx*"))
-        manifest = {"version": VERSION, "precision": precision, "pooling_window": list(window), "files": files}
-        (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         say("comparing answers with PyTorch")
         check_answers(model, OnnxFlashSloth.from_pretrained(directory), processor, precision, say)
+    return manifest
+
+
+def write_graphs(
+    model: FlashSlothForConditionalGeneration,
+    window: tuple[int, int],
+    directory: Path,
+    precision: str = "fp32",
+    say: Callable[[str], None] = lambda text: None,
+) -> dict:
+    """
+    Writes all but the processor.
+
+    Args:
+        model ([`FlashSlothForConditionalGeneration`]): in evaluation mode and float32, on the CPU.
+        window (`tuple[int, int]`): in which images are pooled.
+        directory (`Path`): exists.
+        precision (`str`): one of `PRECISIONS`.
+        say (`Callable`): is told what is being done.
+
+    Returns:
+        the manifest.
+    """
+    graphs = {IMAGE_ENCODER: lambda: trace_image_encoder(model, window), DECODER: lambda: trace_decoder(model)}
+    for name, trace in graphs.items():
+        say(f"tracing {name}")
+        _save(trace(), directory / name)
+        if convert := PRECISIONS[precision]:
+            say(f"converting {name} to {precision}")
+            with quietly():
+                convert(directory / name)
+    model.config.save_pretrained(directory)
+    model.generation_config.save_pretrained(directory)
+    files = sorted(file.name for file in directory.glob("*.onnx*"))
+    manifest = {"version": VERSION, "precision": precision, "pooling_window": list(window), "files": files}
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
 
 

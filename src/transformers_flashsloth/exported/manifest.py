@@ -25,12 +25,12 @@ def read_manifest(directory: str | Path) -> dict:
         version, files = manifest["version"], manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{directory} is no exported checkpoint, which has a {MANIFEST}: make one with `flashsloth export` ({error})."
+            f"{directory} is no exported checkpoint, which has a {MANIFEST}: make one with `flashsloth export`. {error}"
         ) from error
     if version > VERSION:
         raise ValueError(
             f"{directory} was exported in version {version}, this package reads up to {VERSION}: bring it up to date."
         )
     if missing := [name for name in files if not Path(directory, name).is_file()]:
-        raise ValueError(f"{directory} lacks {', '.join(missing)}, which its {MANIFEST} names: export or fetch it anew.")
+        raise ValueError(f"{directory} lacks {', '.join(missing)}, which its {MANIFEST} names: export it anew.")
     return manifest

@@ -40,9 +40,9 @@ class EncodedImages:
 
 class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
     """
-    A FlashSloth that `flashsloth export` wrote, as [`FlashSlothForConditionalGeneration`] answers: `generate` takes what
-    [`FlashSlothProcessor`] makes, in batches, greedily or by sampling or beams, streamed, and with a kept cache. It
-    computes on ONNX Runtime and needs no weights of PyTorch.
+    A FlashSloth that `flashsloth export` wrote, as [`FlashSlothForConditionalGeneration`] answers: `generate` takes
+    what [`FlashSlothProcessor`] makes, in batches, greedily or by sampling or beams, streamed, and with a kept cache.
+    It computes on ONNX Runtime and needs no weights of PyTorch.
 
     Attributes:
         config ([`FlashSlothConfig`]): of the model that was exported.
@@ -158,7 +158,7 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         return self.encode(pixel_values, [count // per_image for count in counts])
 
     def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs) -> dict:
-        """All ids so far: the graph counts placeholders and finds questions in them, and tells new ones by the cache."""
+        """All ids so far: the graph counts placeholders and finds questions in them; the cache says which are new."""
         cache = one_cache(kwargs.get("cache"), kwargs.get("past_key_values"))
         return {"input_ids": input_ids, "attention_mask": kwargs["attention_mask"], "images": kwargs["images"],
                 CACHE: cache}  # fmt: skip
