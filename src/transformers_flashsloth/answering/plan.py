@@ -69,6 +69,8 @@ def may_keep_prefix(model: PreTrainedModel, options: dict, batch_size: int) -> b
     beams = options.get("num_beams", getattr(config, "num_beams", 1)) or 1
     if chosen.pop("use_cache") is False or beams > 1 or any(value is not None for value in chosen.values()):
         return False
+    if not hasattr(model, "get_image_features"):  # an exported one
+        return False
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         return False
     return batch_size == 1 or _may_be_padded_inside(model)

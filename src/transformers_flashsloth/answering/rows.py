@@ -103,7 +103,8 @@ class Rows:
         if not pixels:
             return {}
         images = {"pixel_values": torch.cat(pixels).to(self.model.device)}
-        if self.options.get("assistant_model") is not None:
-            return images  # it encodes them with its own tower
+        # An assistant encodes them with its own tower, an exported model inside of its `generate`.
+        if self.options.get("assistant_model") is not None or not hasattr(self.model, "get_image_features"):
+            return images
         inputs = with_features(self.model, {"input_ids": ids, **images}, self.store, digests)
         return {"mm_encoder_outputs": inputs["mm_encoder_outputs"]}

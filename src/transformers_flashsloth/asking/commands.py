@@ -38,6 +38,8 @@ def ask(arguments: list[str], prog: str) -> int:
     if options.explain and len(options.questions) > 1:
         raise InputError(f"an explanation is of one question, not of {len(options.questions)}: ask them one by one")
     conversation = _start(options)
+    if options.explain:
+        conversation.check_explains()
     if len(options.questions) > 1:
         sys.stdout.writelines(f"{' '.join(answer.split())}\n" for answer in conversation.ask_each(options.questions))
         return 0

@@ -280,7 +280,8 @@ class _Reusing:
     def generate(self, **inputs):
         """As the model's."""
         store, pixel_values = self._features, inputs.get("pixel_values")
-        if store.max_bytes and pixel_values is not None:
+        # An exported model encodes images inside of its `generate`.
+        if store.max_bytes and pixel_values is not None and hasattr(self._model, "get_image_features"):
             hits = store.hits
             inputs = with_features(self._model, inputs, store)
             logger.info(
