@@ -1,6 +1,5 @@
 """Runs what README.md tells a reader to run, as it stands there."""
 
-import copy
 import re
 import shlex
 import subprocess
@@ -145,12 +144,12 @@ def test_python_answers_many(monkeypatch):
     inputs = processor.apply_chat_template([{"role": "user", "content": content}], **options)
     ids = inputs["input_ids"]
     end = int((ids[0] == processor.image_token_id).nonzero()[-1]) + 2
-    names = {"model": model, "processor": processor, "inputs": inputs, "prefix": ids[:, :end], "copy": copy}
+    names = {"model": model, "processor": processor, "inputs": inputs, "prefix": ids[:, :end]}
     found = []
     generate = model.generate
     monkeypatch.setattr(model, "generate", lambda **kwargs: found.append(generate(**kwargs)) or found[-1])
     exec(snippet, names)
-    assert names["answers"] == ["fox", "yes", "yes"] or names["answers"][0] == "fox"
+    assert names["answers"][0] == "fox" and names["answers"][2] == "yes"
     by_hand = [processor.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip() for out in found[-2:]]
     assert by_hand == ["fox", "fox"]
 
