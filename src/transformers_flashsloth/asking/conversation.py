@@ -32,6 +32,7 @@ from .streaming import stream_text
 
 DEFAULT_MAX_NEW_TOKENS = 256
 VIDEO_SUFFIXES = [".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp"]
+Pictures = list[str] | list[Image.Image] | list[str | Image.Image]  # files and URLs, or decoded
 
 
 class Conversation:
@@ -65,7 +66,7 @@ class Conversation:
 
     def __init__(
         self,
-        images: list[str | Image.Image],
+        images: Pictures,
         *,
         checkpoint: str = DEFAULT_CHECKPOINT,
         image_hd: bool | None = None,
@@ -109,7 +110,7 @@ class Conversation:
             return open_model(self.checkpoint, dtype=self.dtype, **options)
         return open_model(self.checkpoint, dtype=self.dtype).to(self.device)
 
-    def ask(self, question: str, images: list[str | Image.Image] = ()) -> str:
+    def ask(self, question: str, images: Pictures | None = None) -> str:
         """
         Answers a question and remembers both.
 
@@ -123,7 +124,7 @@ class Conversation:
         messages = self._asked(question, images)
         return self._remember(messages, self._generate(self._prepared(messages)))
 
-    def stream(self, question: str, images: list[str | Image.Image] = ()) -> Iterator[str]:
+    def stream(self, question: str, images: Pictures | None = None) -> Iterator[str]:
         """
         As `ask`, and yields the answer in pieces while it grows. A reader who stops before the end ends the answer, and
         the question is forgotten.
@@ -132,7 +133,7 @@ class Conversation:
         generate = partial(self._generate, self._prepared(messages))
         self._remember(messages, (yield from stream_text(generate, self.processor.tokenizer)))
 
-    def recall(self, question: str, answer: str, images: list[str | Image.Image] = ()) -> None:
+    def recall(self, question: str, answer: str, images: Pictures | None = None) -> None:
         """
         Takes up a turn from elsewhere, as if it had been asked and answered here.
 
@@ -161,11 +162,11 @@ class Conversation:
             explanation = self.model.explain(**inputs)
         return [draw_explanation(image, explanation, index) for index, image in enumerate(images)]
 
-    def _asked(self, question: str, images: list[str | Image.Image]) -> list[dict]:
+    def _asked(self, question: str, images: Pictures) -> list[dict]:
         """The messages up to a question, with the images that nobody has asked about yet."""
         if not question.strip():
             raise InputError("the question is empty")
-        content = [*self.unseen_images, *_read_images(images), {"type": "text", "text": question.strip()}]
+        content = [*self.unseen_images, *_read_images(images or []), {"type": "text", "text": question.strip()}]
         return [*self.messages, {"role": "user", "content": content}]
 
     def _prepared(self, messages: list[dict]) -> BatchFeature:
@@ -215,7 +216,7 @@ class Conversation:
         return self.processor.decode(output[0, length:], skip_special_tokens=True).strip()
 
 
-def _read_images(sources: list[str | Image.Image]) -> list[dict]:
+def _read_images(sources: Pictures) -> list[dict]:
     names = [source for source in sources if isinstance(source, str)]
     for name in names:
         if not name.startswith(("http://", "https://")) and not Path(name).is_file():

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +19,7 @@ MAX_QUESTION_CHARACTERS = 20_000
 MAX_FILE_SIZE = "20mb"
 AS_THE_MODEL_SAYS = "as the model says"
 IMAGE_HD = {AS_THE_MODEL_SAYS: None, "one view": False, "high definition": True}
+REFUSED = "This cannot be asked"
 EXAMPLES = Path(str(files("transformers_flashsloth") / "examples"))
 DESCRIPTION = (
     "Ask about images: drop some beside the question. The small model of the package knows drawn scenes, emoji and "
@@ -30,8 +30,8 @@ DESCRIPTION = (
 def build_app(models: Models) -> gr.Blocks:
     """The page, to `launch`. The history stays with the server, which says what was asked."""
 
-    def answer(message: dict, history: list[dict], name: str, views: str) -> Iterator[str]:
-        with _sentences():
+    def answer(message: dict, history: list[dict], name: str, views: str) -> Iterator[str | dict]:
+        try:
             conversation = _recalled(models.start(name, IMAGE_HD[views]), history)
             paths, question = message.get("files") or [], message.get("text") or ""
             _check(question, len(paths) + _number_of_images(conversation))
@@ -41,11 +41,16 @@ def build_app(models: Models) -> gr.Blocks:
                 yield said
             if not said:
                 yield said
+        except InputError as error:
+            # As a message: where an error is raised, the page covers the chat.
+            yield {"role": "assistant", "content": escape(str(error), quote=False), "metadata": {"title": REFUSED}}
 
     def explain(history: list[dict], name: str, views: str) -> list[Image.Image]:
         """Draws what the model looked at for the last question, a picture for each image."""
-        with _sentences():
+        try:
             return _recalled(models.start(name, IMAGE_HD[views]), history).explained_images()
+        except InputError as error:
+            raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
 
     with gr.Blocks(title="FlashSloth", fill_height=True, analytics_enabled=False) as app:
         options = [
@@ -75,15 +80,6 @@ def build_app(models: Models) -> gr.Blocks:
     return app
 
 
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """Shows on the page what a visitor can mend."""
-    try:
-        yield
-    except InputError as error:
-        raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
-
-
 def _examples() -> list[list]:
     rows = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
     return [[{"text": row["question"], "files": [str(EXAMPLES / row["image"])]}] for row in rows]
@@ -101,14 +97,13 @@ def _number_of_images(conversation: Conversation) -> int:
 
 
 def _recalled(conversation: Conversation, history: list[dict]) -> Conversation:
-    """Takes up what the page has. A question without an answer was refused, and is left out."""
+    """Takes up what the page has, without what was refused or never answered."""
     asked = []
     for message in history:
         content = message["content"] if isinstance(message["content"], list) else [message["content"]]
         if message["role"] == "user":
-            # A page has a message for each image and for the text behind them, a client has one for all.
-            asked = content if _text(asked) else [*asked, *content]
-        elif asked:
+            asked = content
+        elif asked and (message.get("metadata") or {}).get("title") != REFUSED:
             paths = [part.get("path") or part["file"]["path"] for part in asked if not _is_text(part)]
             conversation.recall(_text(asked), _text(content), [read_picture(path) for path in paths])
             asked = []
