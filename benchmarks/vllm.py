@@ -3,7 +3,7 @@ Requests a second and time to first token of vLLM against `generate` and this pa
 has vLLM (`make vllm` makes one): `.venv-vllm/bin/python -m benchmarks.vllm`.
 
 So many requests come at once, each with an image of its own. Every round asks all subjects, one after the other, so
-that drift cancels; the first question about an image is cold, a second one warm.
+that drift cancels. Rates are of whole answers, times of answers of one token, which wait for no other's later ones.
 """
 
 import argparse
@@ -84,17 +84,21 @@ def measure(options: argparse.Namespace, directory: Path) -> dict:
 
 
 def take_round(found: dict, name: str, subject, at_once: int, images, new_tokens: int) -> None:
-    """Adds a round: requests with new images, and where these can be known still, a second question about them."""
-    in_line = name in (ONE_BY_ONE, OURS)
-    number = min(at_once, MOST_IN_LINE) if in_line else at_once
-    pictures = [next(images)(subject) for _ in range(number)]
+    """Adds a round of whole answers, and one of first tokens: about new images, and about the same ones again."""
+    number = min(at_once, MOST_IN_LINE) if name in (ONE_BY_ONE, OURS) else at_once
     batch = min(at_once, LARGEST_BATCH) if name == BATCHES else 1
-    answered = subject.ask(pictures, QUESTION, new_tokens, batch)
+
+    def new_images() -> list[str]:
+        return [next(images)(subject) for _ in range(number)]
+
+    answered = subject.ask(new_images(), QUESTION, new_tokens, batch)
     found["rate"].append(number / answered["all"])
-    if number == at_once:
-        found["first"] += answered["first"]
-        if name in (OURS, VLLM):
-            found["again"] += subject.ask(pictures, SECOND, new_tokens)["first"]
+    if number < at_once:
+        return
+    pictures = new_images()
+    found["first"] += subject.ask(pictures, QUESTION, 1, batch)["first"]
+    if name in (OURS, VLLM):
+        found["again"] += subject.ask(pictures, SECOND, 1)["first"]
 
 
 def summarised(found: dict) -> dict:

@@ -13,13 +13,12 @@ PACKAGE = Path(transformers_flashsloth.__file__).parent
 FLOORS = (
     {"model"},
     {"checkpoints"},
-    {"building", "publishing"},
+    {"building", "publishing", "exported"},
     {"authors", "asking"},
     {"training", "serving", "vllm", "evaluation", "export", "demo"},
     {""},  # the package itself
 )
-# Half of the lines are documentation.
-MOST_FILES, MOST_LINES = 24, 4200
+MOST_FILES, MOST_LINES = 24, 3800
 IMPORT = re.compile(r"^\s*from (\.+)([\w.]*) import", re.MULTILINE)
 
 

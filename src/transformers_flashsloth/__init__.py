@@ -21,7 +21,7 @@ from .authors.format import ARCHITECTURE, AUTHORS_TO_OURS
 from .authors.loading import AuthorsFormat
 from .building.acceptance import Acceptance
 from .building.backbones import from_backbones
-from .model.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, DORA_SAVED_TO_LOADED, OUTSIDE_THE_DECODER
+from .model.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, OUTSIDE_THE_DECODER
 from .model.configuration_flashsloth import FlashSlothConfig
 from .model.decoders import ACCEPTANCE
 from .model.foreign_formats import FOREIGN_FORMATS
@@ -51,6 +51,9 @@ FlashSlothImageProcessor.register_for_auto_class()
 FlashSlothImageProcessorTorchvision.register_for_auto_class()
 FlashSlothVideoProcessor.register_for_auto_class()
 FlashSlothProcessor.register_for_auto_class()
+
+# PEFT saves DoRA's magnitudes under another name than the module's, and transformers 5.23 would not find them.
+DORA_SAVED_TO_LOADED = (r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
 
 # Checkpoints in the authors' format: their names, and a config.json of the type "phi". And adapters saved by PEFT.
 register_checkpoint_conversion_mapping(

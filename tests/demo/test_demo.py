@@ -234,4 +234,5 @@ def test_the_command_shows_the_page():
             assert ask(new_visitor(f"http://127.0.0.1:{port}/"), "What is this?", FOX) == "fox"
         finally:
             process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)  # read to its end, as it says farewell
     assert process.returncode == 0

@@ -206,9 +206,21 @@ class TestAssistedDecoding:
         with pytest.raises(ValueError, match="pass `pixel_values`, not `mm_encoder_outputs`"):
             generate(inputs, assistant_model=smaller())
 
-    @pytest.mark.parametrize("changes", [{"num_query_tokens": 3}, {"query_token_id": 7}])
-    def test_an_assistant_of_other_structure_is_refused(self, changes):
-        (name,) = changes
+    @pytest.mark.parametrize(
+        ("name", "changes"),
+        [
+            ("num_query_tokens", {"num_query_tokens": 3}),
+            ("query_token_id", {"query_token_id": 7}),
+            (
+                "view_size",
+                {
+                    "image_size": [side * 2 for side in CONFIG.view_size],
+                    "pooling_window": [side * 2 for side in CONFIG.window],
+                },
+            ),
+        ],
+    )
+    def test_an_assistant_of_other_structure_is_refused(self, name, changes):
         with pytest.raises(ValueError, match=f"they differ in `{name}`"):
             generate(assistant_model=smaller(**changes))
 

@@ -126,12 +126,17 @@ def test_without_conversion_the_channels_stay(processor):
     [
         ({"size": {"shortest_edge": 6}}, "`height` and `width`"),
         ({"do_resize": False, "image_hd": True}, "needs `do_resize=True`"),
-        ({"do_resize": False}, r"one size, got \[\(4, 4\), \(6, 6\)\]"),
+        ({"do_resize": False}, r"one size, got \[\(3, 4, 4\), \(3, 6, 6\)\]"),
     ],
 )
 def test_impossible_options_are_refused(processor, options, message):
     with pytest.raises(ValueError, match=message):
         processor([random_image(6, 6), random_image(4, 4)], **options)
+
+
+def test_images_of_other_channels_are_refused(processor):
+    with pytest.raises(ValueError, match=r"one size, got \[\(1, 6, 6\), \(3, 6, 6\)\]"):
+        processor([random_image(6, 6), random_image(6, 6, "L")], do_resize=False, do_convert_rgb=False)
 
 
 @pytest.mark.parametrize("image_hd", [False, True])

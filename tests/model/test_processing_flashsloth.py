@@ -179,6 +179,14 @@ def test_replacement_offsets_lead_from_placeholders_to_their_expansion(small):
             assert expanded[slice(*offset["new_span"])] == offset["replacement"]
 
 
+def test_placeholders_without_a_replacement_stay(small):
+    (expanded,), (offsets,) = small.get_text_with_replacements(["<image> <video> What?<learnable>"])
+    assert expanded == "<image> <video> What?" + 9 * "<learnable>"
+    assert [offset["type"] for offset in offsets] == ["query"]
+    (expanded,), _ = small.get_text_with_replacements(["<image> <video>"], videos_replacements=["Frame"])
+    assert expanded == "<image> Frame"
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_assistant_mask_covers_answers_and_their_ends(small, side):
     conversations = [

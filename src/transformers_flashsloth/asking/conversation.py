@@ -23,6 +23,8 @@ from ..checkpoints.opening import (
     quantisation_config,
     usable_device,
 )
+from ..exported.manifest import is_exported
+from ..exported.opening import check_options, check_window, open_exported
 from ..model.image_inputs import flatten
 from ..model.image_processing_flashsloth import FlashSlothImageProcessor
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
@@ -88,16 +90,22 @@ class Conversation:
         self.unseen_images = _read_images(images)
         if model is not None:
             self.model, self.processor, self.device = model, processor, model.device
+            self.explains = hasattr(model, "explain")
         else:
             self.device = usable_device(device)
             self.quantisation_config = quantisation_config(load_in, self.device)
             self.dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
             self.checkpoint = local_directory(checkpoint)
+            self.explains = not is_exported(self.checkpoint)
+            if not self.explains:
+                check_options(self.checkpoint, {"device": device, "dtype": dtype, "load_in": load_in})
             self.processor = open_processor(self.checkpoint)
         self.lock = lock or nullcontext()
         self.processor_kwargs = {} if image_hd is None else {"image_hd": image_hd}
         if visual_tokens is not None:
             self.processor_kwargs["pooling_window"] = _window_of(visual_tokens, self.processor)
+            if is_exported(self.checkpoint):
+                check_window(self.checkpoint, self.processor_kwargs["pooling_window"])
         self._decode_videos(num_frames)
         self.max_new_tokens = max_new_tokens
         self.messages = []
@@ -105,6 +113,8 @@ class Conversation:
     @cached_property
     def model(self) -> FlashSlothForConditionalGeneration:
         """The model, loaded when first needed."""
+        if is_exported(self.checkpoint):
+            return open_exported(self.checkpoint)
         if self.quantisation_config is not None:
             options = {"quantization_config": self.quantisation_config, "device_map": {"": self.device}}
             return open_model(self.checkpoint, dtype=self.dtype, **options)
@@ -147,12 +157,13 @@ class Conversation:
         What the model looked at for the last question, drawn over each image and frame, one below the other.
 
         Raises:
-            InputError: if nothing was asked about an image.
+            InputError: if nothing was asked about an image, or the checkpoint only answers.
         """
         return below_each_other(self.explained_images())
 
     def explained_images(self) -> list[Image.Image]:
         """As `explain`, a picture for each image and frame."""
+        self.check_explains()
         parts = [part for message in self.messages if message["role"] == "user" for part in message["content"]]
         images = [image for part in parts if part["type"] != "text" for image in flatten(part[part["type"]])]
         if not images:
@@ -161,6 +172,11 @@ class Conversation:
         with self.lock:
             explanation = self.model.explain(**inputs)
         return [draw_explanation(image, explanation, index) for index, image in enumerate(images)]
+
+    def check_explains(self) -> None:
+        """Raises InputError if the checkpoint only answers."""
+        if not self.explains:
+            raise InputError("an exported checkpoint answers and explains nothing: ask the model that it was made of")
 
     def _asked(self, question: str, images: Pictures) -> list[dict]:
         """The messages up to a question, with the images that nobody has asked about yet."""

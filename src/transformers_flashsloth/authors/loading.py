@@ -18,18 +18,24 @@ PICKLE_FILES = ["*.bin"]
 
 
 class AuthorsFormat:
-    """The authors' format as [`FlashSlothForConditionalGeneration.from_pretrained`] and its like ask for it."""
+    """
+    The authors' format as [`FlashSlothForConditionalGeneration.from_pretrained`] and its like ask for it. Any other
+    format (see `model/foreign_formats.py`) has the same methods.
+    """
 
     def recognises(self, entries: dict) -> bool:
-        """See `ForeignFormat`."""
+        """Whether the entries of a config.json are in this format."""
         return is_authors_config(entries)
 
     def config(self, entries: dict) -> dict:
-        """See `ForeignFormat`."""
+        """These entries as those of [`FlashSlothConfig`]. Raises ValueError for a model that cannot be built."""
         return config_from_authors(entries)
 
     def check(self, path: str | os.PathLike, trust_pickles: bool, options: dict) -> None:
-        """See `ForeignFormat`. Files of a repository are downloaded, to where `from_pretrained` finds them."""
+        """
+        Raises ValueError or OSError unless the weights at `path` are whole, sound and those of its config. Files of a
+        repository are downloaded, to where `from_pretrained` finds them.
+        """
         if os.path.isdir(path):
             directory = os.path.join(path, options.get("subfolder") or "")
         else:
@@ -40,11 +46,11 @@ class AuthorsFormat:
         check_shapes({name: tensor.shape for name, tensor in files.tensors.items()}, shapes, path)
 
     def processor_parts(self, path: str | os.PathLike, entries: dict, **options) -> dict:
-        """See `ForeignFormat`."""
+        """The arguments of [`FlashSlothProcessor`] for the checkpoint at `path`."""
         return authors_processor_parts(path, entries, **options)
 
     def finish(self, model: PreTrainedModel) -> None:
-        """See `ForeignFormat`."""
+        """Mends, after loading, what the checkpoint says of generation."""
         end_at_answers(model.generation_config, model.config)
 
 

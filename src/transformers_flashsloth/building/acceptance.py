@@ -2,6 +2,8 @@
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..model.configuration_flashsloth import FlashSlothConfig
+from .accepted_configs import check_numbers
 from .accepted_decoders import check_decoder, check_text_config
 from .accepted_towers import check_tower, check_vision_config
 
@@ -13,6 +15,10 @@ class Acceptance:
         """By what the configs say."""
         check_text_config(text_config)
         check_vision_config(vision_config)
+
+    def check_numbers(self, config: FlashSlothConfig) -> None:
+        """By whether the numbers of the model's own config fit each other and those of its parts."""
+        check_numbers(config)
 
     def check_decoder(self, decoder: PreTrainedModel) -> None:
         """By what the decoder does."""

@@ -36,9 +36,6 @@ OUTSIDE_THE_DECODER = r"(?:.*\.)?(?:vision_tower|multi_modal_projector|embq)\..*
 # SAP and the projector, the learned queries, and the embedded query module.
 COMPRESSOR_MODULES = ["multi_modal_projector", "query_tokens", "embq"]
 
-# PEFT saves DoRA's magnitudes under another name than the module's, and transformers 5.23 would not find them.
-DORA_SAVED_TO_LOADED = (r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
-
 # PEFT's methods that put something beside a linear; each has a table of default targets of its own.
 TUNERS = (
     "LORA", "ADALORA", "LOHA", "LOKR", "VERA", "RANDLORA", "VBLORA", "FOURIERFT", "OFT", "BOFT", "HRA", "C3A", "MISS",

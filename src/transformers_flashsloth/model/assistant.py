@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 # What only a model that sees images can take.
 MULTIMODAL_INPUTS = ("pixel_values", "mm_encoder_outputs", "mm_token_type_ids")
 # In these an assistant must be like its model, as it reads the same ids.
-STRUCTURE = ("image_token_id", "query_token_id", "num_query_tokens", "tokens_per_view", "image_size")
+STRUCTURE = ("image_token_id", "query_token_id", "num_query_tokens", "tokens_per_view", "view_size")
 
 
 class Assistant:
@@ -29,10 +29,10 @@ class Assistant:
         self._images = images if model.config.model_type == config.model_type else {}
         if model.config is config or not self._images:
             return
-        mine, its = ({name: _structure(one, name) for name in STRUCTURE} for one in (config, model.config))
-        if mine != its:
+        pairs = {name: (getattr(config, name), getattr(model.config, name)) for name in STRUCTURE}
+        if differences := [f"`{name}` ({mine} and {its})" for name, (mine, its) in pairs.items() if mine != its]:
             raise ValueError(
-                f"The assistant cannot read this model's prompts: they differ in {_differences(mine, its)}. Use a "
+                f"The assistant cannot read this model's prompts: they differ in {', '.join(differences)}. Use a "
                 "FlashSloth with the same tokenizer, queries and image size, or a text-only assistant."
             )
         if "pixel_values" not in self._images:
@@ -48,11 +48,3 @@ class Assistant:
         """As the assistant's own, with the images it can take."""
         kwargs = {name: value for name, value in kwargs.items() if name not in MULTIMODAL_INPUTS}
         return self._model.generate(**kwargs, **self._images)
-
-
-def _structure(config: PreTrainedConfig, name: str) -> int:
-    return config.vision_config.image_size if name == "image_size" else getattr(config, name)
-
-
-def _differences(mine: dict, its: dict) -> str:
-    return ", ".join(f"`{name}` ({mine[name]} and {its[name]})" for name in mine if mine[name] != its[name])

@@ -19,6 +19,7 @@ from .foreign_formats import format_of
 from .spatial_attention_pooling import square_windows
 from .vision_towers import SIGLIP_SO400M, as_pair, native_view_size
 
+# How a window of patches becomes a token.
 POOLINGS = ("attention", "average", "none")
 
 
@@ -80,15 +81,6 @@ class FlashSlothConfig(PreTrainedConfig):
 
     Raises:
         ValueError: if two numbers do not fit each other; the message says what would fit.
-
-    Example:
-
-    ```python
-    >>> from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
-
-    >>> config = FlashSlothConfig(text_config={"model_type": "phi", "num_hidden_layers": 8}, embq_layer=4)
-    >>> model = FlashSlothForConditionalGeneration(config)
-    ```
     """
 
     model_type = "flashsloth"
@@ -207,82 +199,11 @@ class FlashSlothConfig(PreTrainedConfig):
         self.text_config.num_hidden_layers = value
 
     def validate_architecture(self):
-        """Refuses combinations that no model can be built from (called by `@strict` after construction)."""
-        for name in ("embq_hidden_size", "embq_num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.num_query_tokens < 0:
-            raise ValueError(f"`num_query_tokens` must be at least 0 (no queries), got {self.num_query_tokens}.")
-        self._validate_views()
-        self._validate_embq()
-        self._validate_token_ids()
-
-    def _validate_views(self):
-        num_layers = self.vision_config.num_hidden_layers
-        if not 0 <= self.num_vision_layers <= num_layers:
-            raise ValueError(
-                f"`vision_feature_layer`={self.vision_feature_layer} is no layer of the vision tower, which has "
-                f"{num_layers}; choose one of {-num_layers - 1} to {num_layers}."
-            )
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"`pooling`={self.pooling!r} is unknown; choose one of {', '.join(POOLINGS)}.")
-        if min(self.patch_grid) < 1:
-            raise ValueError(
-                f"A view of {_by(self.view_size)} pixels has no patch of `patch_size`={self.vision_config.patch_size}."
-            )
-        if min(self.window) < 1 or any(n % w for n, w in zip(self.patch_grid, self.window, strict=True)):
-            divisors = [[n for n in range(1, side + 1) if side % n == 0] for side in self.patch_grid]
-            fitting = str(divisors[0]) if divisors[0] == divisors[1] else f"{divisors[0]} high, {divisors[1]} wide"
-            raise ValueError(
-                f"`pooling_window`={self.pooling_window} does not tile the {_by(self.patch_grid)} patch grid of the "
-                f"vision tower; windows that do: {fitting}."
-            )
-        if unfit := [window for window in self.pooling_windows or [] if as_pair(window) not in self.windows.values()]:
-            raise ValueError(f"`pooling_windows` lists {unfit[0]}; it can list {[*self.windows.values()]}.")
-
-    def _validate_embq(self):
-        num_layers = self.text_config.num_hidden_layers
-        layers = [self.embq_layer] if isinstance(self.embq_layer, int) else list(self.embq_layer)
-        if not layers or len(set(layers)) < len(layers):
-            raise ValueError(
-                f"`embq_layer`={self.embq_layer} must name at least one layer, and each once; for no embedded query "
-                "module set `num_query_tokens=0`."
-            )
-        for layer in self.embq_layers:
-            if not 0 <= layer < num_layers:
-                raise ValueError(
-                    f"`embq_layer`={self.embq_layer} is no layer of the decoder; choose one of 0 to {num_layers - 1}."
-                )
-        vision_width = self.vision_config.hidden_size
-        for name, width in (("embq_hidden_size", self.embq_hidden_size), ("the vision width", vision_width)):
-            if width % self.embq_num_heads:
-                raise ValueError(
-                    f"`embq_num_heads`={self.embq_num_heads} does not divide {name} ({width}); "
-                    f"a number that divides both {self.embq_hidden_size} and {vision_width} fits."
-                )
-
-    def _validate_token_ids(self):
-        vocab_size = self.text_config.vocab_size
-        ids = {"image_token_id": self.image_token_id, "query_token_id": self.query_token_id}
-        if self.query_init_token_id is not None:
-            ids["query_init_token_id"] = self.query_init_token_id
-        ids |= {f"user_prefix_ids[{i}]": token_id for i, token_id in enumerate(self.user_prefix_ids)}
-        for name, token_id in ids.items():
-            if not 0 <= token_id < vocab_size:
-                raise ValueError(
-                    f"`{name}`={token_id} is outside the decoder's vocabulary; it must be in 0 to {vocab_size - 1}."
-                )
-        placeholders = {self.image_token_id, self.query_token_id}
-        if len(placeholders) < 2 or placeholders & {self.query_init_token_id, *self.user_prefix_ids}:
-            raise ValueError(
-                f"`image_token_id`={self.image_token_id} and `query_token_id`={self.query_token_id} must differ from "
-                f"each other, from `query_init_token_id`={self.query_init_token_id} and from "
-                f"`user_prefix_ids`={self.user_prefix_ids}."
-            )
-
-
-def _by(pair: tuple[int, int]) -> str:
-    return f"{pair[0]}x{pair[1]}"
+        """Refuses numbers that no model can be built from (called by `@strict` after construction)."""
+        for known in ACCEPTANCE:
+            known.check_numbers(self)
+        if self.pooling not in POOLINGS or max(self.embq_layers, default=0) >= self.num_hidden_layers:
+            raise ValueError(f"No such model has `pooling`={self.pooling!r} and `embq_layer`={self.embq_layer}.")
 
 
 def _as_config(part: dict | PreTrainedConfig | None, default: dict) -> PreTrainedConfig:

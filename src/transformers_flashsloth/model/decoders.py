@@ -24,7 +24,8 @@ LAYER_LISTS = ("layers", "h", "blocks", "decoder.layers")
 # Decoders whose language head has a bias though their config has no word for it.
 HEADS_WITH_BIAS = ("phi", "gptj", "codegen", "ctrl")
 # What a model can be built on: whoever knows enters an object like `building/acceptance.py`'s, whose `check_configs`,
-# `check_decoder` and `check_tower` refuse the rest. In remote code it is empty, as what is loaded was built already.
+# `check_numbers`, `check_decoder` and `check_tower` refuse the rest. In remote code it is empty, as what is loaded was
+# built already.
 ACCEPTANCE: list = []
 # Of decoders that multiply the embeddings they are given by `embedding_multiplier`, inside their `forward`.
 SCALES_INSIDE = ("granite", "hyperclovax")
@@ -63,12 +64,7 @@ def undo_scale(tokens: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
 
 
 def build_decoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """
-    Builds the decoder of a text config, with new weights.
-
-    Raises:
-        ValueError: with the reason, if FlashSloth cannot be built on it.
-    """
+    """Builds a decoder, with new weights. Raises ValueError, with the reason, if FlashSloth cannot be built on it."""
     decoder = AutoModel.from_config(config)
     for known in ACCEPTANCE:
         known.check_decoder(decoder)
@@ -76,12 +72,7 @@ def build_decoder(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def layers_of(decoder: PreTrainedModel) -> nn.ModuleList:
-    """
-    The layers of a decoder, in their order.
-
-    Raises:
-        ValueError: if it has none where decoders of transformers have them.
-    """
+    """A decoder's layers, in order. Raises ValueError if it has none where decoders of transformers have them."""
     for name in LAYER_LISTS:
         *path, last = name.split(".")
         owner = getattr(decoder, path[0], None) if path else decoder

@@ -35,13 +35,7 @@ class EmbeddedQueries(nn.Module):
 
 
 class QueryTokens(nn.Module):
-    """
-    The Q learned input embeddings that stand at the query placeholders.
-
-    Args:
-        num_queries (`int`): Q.
-        width (`int`): D.
-    """
+    """The Q learned input embeddings, D wide, that stand at the query placeholders."""
 
     def __init__(self, num_queries: int, width: int):
         super().__init__()
@@ -49,12 +43,8 @@ class QueryTokens(nn.Module):
 
     def forward(self, is_query: torch.Tensor, base: torch.Tensor | None) -> torch.Tensor:
         """
-        Args:
-            is_query (`torch.BoolTensor`): query positions, `(B, L)`.
-            base (`torch.Tensor`, *optional*): an embedding added to every query, `(D,)`.
-
-        Returns:
-            `torch.Tensor`: at the k-th query position of a row the (k mod Q)-th query, anything elsewhere, `(B, L, D)`.
+        For the query positions `(B, L)`, bool, `(B, L, D)`: at the k-th of a row the (k mod Q)-th query, on top of the
+        embedding `base` `(D,)` if there is one, and anything elsewhere.
         """
         queries = self.weight if base is None else self.weight + base
         return queries[(is_query.cumsum(1) - 1) % self.weight.shape[0]]
@@ -86,12 +76,8 @@ def calls_at(
 
 class CrossAttention(nn.Module):
     """
-    Multi-head attention without output projection or residual, scores and softmax in float32.
-
-    Args:
-        width (`int`): width of queries and keys, scaled by 1/sqrt(width / heads).
-        value_width (`int`): width of the values.
-        num_heads (`int`): heads.
+    Multi-head attention without output projection or residual, scores and softmax in float32. Queries and keys are
+    `width` wide, scaled by 1/sqrt(width / heads), values `value_width`.
     """
 
     def __init__(self, width: int, value_width: int, num_heads: int):
@@ -119,13 +105,8 @@ class CrossAttention(nn.Module):
 class EmbeddedQuery(nn.Module):
     """
     Lets the hidden states of each query run read its question, then, with what they learned, the un-pooled patches
-    of every image before the run, and adds what they found to them (paper section 3.3). Nothing else is touched.
-
-    Args:
-        decoder_width (`int`): D.
-        vision_width (`int`): Dv.
-        hidden_size (`int`): width of the module (576).
-        num_heads (`int`): heads of both attentions.
+    of every image before the run, and adds what they found to them (paper section 3.3). Nothing else is touched. The
+    decoder is D wide, the vision tower Dv, the module `hidden_size` (576); both attentions have `num_heads` heads.
     """
 
     def __init__(self, decoder_width: int, vision_width: int, hidden_size: int, num_heads: int):
@@ -185,9 +166,7 @@ class EmbeddedQuery(nn.Module):
     def _read_images(
         self, asked: torch.Tensor, image_features: torch.Tensor, spans: QuerySpans
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        b = MHA(a, X). Returns what was found, `(B, R*Q, Dv)`, and whether the run sees an image, `(B, R)`.
-        """
+        """b = MHA(a, X). Returns what was found, `(B, R*Q, Dv)`, and whether the run sees an image, `(B, R)`."""
         num_rows, num_runs, _ = spans.positions.shape
         weights = self._image_weights(asked, image_features, spans)  # (N, H, R*Q, V*P)
         parts = self.image_attention.read(weights, image_features)  # (N, H, R*Q, Dv/H)

@@ -31,15 +31,8 @@ def explain(
     model: PreTrainedModel, input_ids: torch.Tensor, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> FlashSlothExplanation:
     """
-    Runs a prompt and reports what was looked at.
-
-    Args:
-        model ([`FlashSlothModel`]): the model without its language head.
-        input_ids (`torch.LongTensor`), pixel_values (`torch.Tensor`), attention_mask (`torch.LongTensor`, *optional*):
-            of a prompt, as the processor makes them; `(B, L)`, `(N, V, 3, H, W)`, `(B, L)`.
-
-    Raises:
-        ValueError: as `forward` does.
+    Runs a prompt, `(B, L)`, `(N, V, 3, H, W)` and `(B, L)` as the processor makes them, on a [`FlashSlothModel`] and
+    reports what was looked at. Raises ValueError as the model's `forward` does.
     """
     config = model.config
     max_runs, tokens_per_image = check_images(input_ids, pixel_values, None, config)

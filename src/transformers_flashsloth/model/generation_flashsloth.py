@@ -90,12 +90,7 @@ class FlashSlothGenerationMixin(GenerationMixin):
         return super().generate(inputs, generation_config, processors, *args, **kwargs)
 
     def init_continuous_batching(self, *args, **kwargs):
-        """
-        Refused: it prefills in chunks, and takes no images.
-
-        Raises:
-            ValueError: always.
-        """
+        """Always raises ValueError: it prefills in chunks, and takes no images."""
         raise ValueError(
             "FlashSloth cannot batch continuously, as its queries must enter together with their question and their "
             "images: use `generate`, without `cache_implementation='paged'`."

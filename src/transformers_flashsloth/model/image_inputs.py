@@ -29,18 +29,12 @@ def flatten(images) -> list:
 
 def read_images(source, name: str = "images"):
     """
-    Reads images, keeping the nesting of the lists they come in.
-
-    Args:
-        source: a PIL image, array or tensor (HW, HWC, CHW or a batch of the last two), path, URL, `data:` URI, base64
-            string or encoded bytes, or lists of these.
-        name (`str`): what a message calls the source.
-
-    Returns:
-        Decoded PIL images as they are stored, and arrays or tensors with 3 dimensions, in the same nesting.
+    Reads a PIL image, array or tensor (HW, HWC, CHW or a batch of the last two), path, URL, `data:` URI, base64 string
+    or encoded bytes, or lists of these. Returns decoded PIL images as they are stored, and arrays or tensors with 3
+    dimensions, in the same nesting.
 
     Raises:
-        ValueError: naming the source that cannot be read, what is wrong with it and how to mend it.
+        ValueError: calling the source that cannot be read `name`, with what is wrong with it and how to mend it.
     """
     if isinstance(source, (list, tuple)):
         return [read_images(item, f"{name}[{index}]") for index, item in enumerate(source)]
@@ -74,11 +68,8 @@ def read_images(source, name: str = "images"):
 
 def locate(source, name: str, limit: int = MAX_IMAGE_BYTES) -> str | os.PathLike | BytesIO:
     """
-    Returns what can be opened: a path, or the bytes behind a URL, `data:` URI or base64 string.
-
-    Raises:
-        ValueError: calling the source `name`, if it is nothing of this or cannot be downloaded, for instance for having
-            more than `limit` bytes.
+    Returns what can be opened: a path, or the bytes behind a URL, `data:` URI or base64 string. Raises ValueError,
+    calling the source `name`, if it is nothing of this or cannot be downloaded, for one if it exceeds `limit` bytes.
     """
     if isinstance(source, (bytes, bytearray)):
         return BytesIO(source)
@@ -113,16 +104,8 @@ def ascii_url(url: str) -> str:
 
 def receive(response, limit: int, deadline: float | None = None) -> bytes:
     """
-    The body of a response.
-
-    Args:
-        response (`http.client.HTTPResponse`): opened.
-        limit (`int`): most bytes that are read.
-        deadline (`float`, *optional*): when to stop, as `time.monotonic` counts.
-
-    Raises:
-        ValueError: for more bytes.
-        OSError: if the connection is cut, or the deadline is over.
+    The body of an opened `http.client.HTTPResponse`. Raises ValueError for more than `limit` bytes, and OSError if the
+    connection is cut or `deadline`, as `time.monotonic` counts, is over.
     """
     body = bytearray()
     while chunk := response.read1(2**16):

@@ -11,8 +11,10 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .image_inputs import decode_array, decode_pil, flatten, read_images
 
-# Pixels of that square in memory at once: the square of a 1 x 20,000 panorama has 400 million.
+# Pixels of HD's square in memory at once: the square of a 1 x 20,000 panorama has 400 million.
 STRIP_PIXELS = 2**24
+# The options of what is done with pixels behind resizing.
+STEPS = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
 class FlashSlothImageProcessorKwargs(ImagesKwargs, total=False):
@@ -75,6 +77,23 @@ class _FlashSlothViews:
             raise ValueError("`image_hd=True` cuts a resized image into quarters and so needs `do_resize=True`.")
         super()._validate_preprocess_kwargs(do_resize=do_resize, size=size, **kwargs)
 
+    def _preprocess(
+        self, images: list, do_resize: bool, size: SizeDict, resample, image_hd: bool, return_tensors, **kwargs
+    ) -> BatchFeature:
+        views = []  # (C, H, W) each, 8 bits
+        for image in images:
+            views.append(self._view(image, size if do_resize else None, resample))
+            if image_hd:
+                height, width = size.height, size.width
+                grey = _grey(kwargs["image_mean"])
+                square = self._square(image, SizeDict(height=2 * height, width=2 * width), resample, grey)
+                views += [square[:, y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
+        if len(shapes := {tuple(view.shape) for view in views}) > 1:
+            raise ValueError(f"Without resizing, all images must have one size, got {sorted(shapes)}.")
+        pixels = self.rescale_and_normalize(self._stack(views), *(kwargs[name] for name in STEPS))
+        pixels = pixels.reshape(len(images), -1, *pixels.shape[1:])  # (N, V, C, H, W)
+        return BatchFeature(data={"pixel_values": pixels}, tensor_type=return_tensors)
+
     def to_dict(self):
         """Returns the options as a dictionary, under the name that loads either backend."""
         return super().to_dict() | {"image_processor_type": FlashSlothImageProcessor.__name__}
@@ -107,16 +126,6 @@ class FlashSlothImageProcessor(_FlashSlothViews, PilBackend):
 
     Raises:
         ValueError: for an input that is no image, naming it, what is wrong with it and how to mend it.
-
-    Example:
-
-    ```python
-    >>> from transformers_flashsloth import FlashSlothImageProcessor
-
-    >>> image_processor = FlashSlothImageProcessor()
-    >>> image_processor("cat.jpg", image_hd=True, return_tensors="pt").pixel_values.shape
-    torch.Size([1, 5, 3, 384, 384])
-    ```
     """
 
     def process_image(
@@ -130,39 +139,24 @@ class FlashSlothImageProcessor(_FlashSlothViews, PilBackend):
             image = Image.fromarray(image.permute(1, 2, 0).squeeze(2).contiguous().cpu().numpy())
         return decode_pil(image, do_exif_transpose=do_exif_transpose, do_convert_rgb=do_convert_rgb)
 
-    def _preprocess(
-        self,
-        images: list[Image.Image],
-        do_resize: bool,
-        size: SizeDict,
-        resample: Image.Resampling,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: tuple[float, ...],
-        image_std: tuple[float, ...],
-        image_hd: bool,
-        return_tensors: str | None,
-        **kwargs,
-    ) -> BatchFeature:
-        views = []
-        for image in images:
-            views.append(image.resize((size.width, size.height), resample) if do_resize else image)
-            if image_hd:
-                square = _resize_on_square(image, 2 * size.width, 2 * size.height, resample, _grey(image_mean))
-                views.extend(_quarters(square, size.width, size.height))
-        _check_equal_sizes([view.size for view in views])
-        pixels = np.stack([np.atleast_3d(np.asarray(view, dtype=np.uint8)) for view in views])  # (N * V, H, W, C)
+    _stack = staticmethod(np.stack)
 
-        # A pixel takes 256 values, so each step is computed once for all of them.
-        values = np.broadcast_to(np.arange(256, dtype=np.uint8), (pixels.shape[-1], 1, 256))
+    def _view(self, image: Image.Image, size: SizeDict | None, resample) -> np.ndarray:
+        return _pixels(image if size is None else image.resize((size.width, size.height), resample))
+
+    def _square(self, image: Image.Image, size: SizeDict, resample, grey: tuple[int, ...]) -> np.ndarray:
+        return _pixels(_resize_on_square(image, size.width, size.height, resample, grey))
+
+    def rescale_and_normalize(
+        self, pixels: np.ndarray, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+    ) -> np.ndarray:
+        """`(views, C, H, W)` of 8 bits: as a pixel takes 256 values, each step is computed once for all of them."""
+        values = np.broadcast_to(np.arange(256, dtype=np.uint8), (pixels.shape[1], 1, 256))
         if do_rescale:
             values = self.rescale(values, rescale_factor)
         if do_normalize:
             values = self.normalize(values, image_mean, image_std)
-        pixels = np.stack([value[0][pixels[..., channel]] for channel, value in enumerate(values)], axis=1)
-        pixels = pixels.reshape(len(images), -1, *pixels.shape[1:])  # (N, V, C, H, W)
-        return BatchFeature(data={"pixel_values": pixels}, tensor_type=return_tensors)
+        return np.stack([value[0][pixels[:, channel]] for channel, value in enumerate(values)], axis=1)
 
 
 class FlashSlothImageProcessorTorchvision(_FlashSlothViews, TorchvisionBackend):
@@ -172,14 +166,7 @@ class FlashSlothImageProcessorTorchvision(_FlashSlothViews, TorchvisionBackend):
     """
 
     def process_image(
-        self,
-        image,
-        do_convert_rgb=None,
-        do_exif_transpose=None,
-        do_rescale=None,
-        input_data_format=None,
-        device=None,
-        **kwargs,
+        self, image, do_convert_rgb=None, do_exif_transpose=None, do_rescale=None, input_data_format=None, **kwargs
     ) -> torch.Tensor:
         """Converts a PIL image, array or tensor to an upright 8-bit RGB tensor, CHW."""
         if isinstance(image, Image.Image):
@@ -188,40 +175,24 @@ class FlashSlothImageProcessorTorchvision(_FlashSlothViews, TorchvisionBackend):
         image = decode_array(
             image, do_convert_rgb=do_convert_rgb, do_rescale=do_rescale, input_data_format=input_data_format
         )
-        return image.to(device)
+        return image.to(kwargs.get("device"))
 
-    def _preprocess(
-        self,
-        images: list[torch.Tensor],
-        do_resize: bool,
-        size: SizeDict,
-        resample: Image.Resampling,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: tuple[float, ...],
-        image_std: tuple[float, ...],
-        image_hd: bool,
-        return_tensors: str | None,
-        **kwargs,
-    ) -> BatchFeature:
-        views = []
-        for image in images:
-            views.append(self.resize(image, size, resample) if do_resize else image)
-            if image_hd:
-                height, width = image.shape[1:]
-                left, top, side = _centre(width, height)
-                grey = torch.tensor(_grey(image_mean)[: len(image)], dtype=image.dtype, device=image.device)
-                square = grey[:, None, None].repeat(1, side, side)  # (C, side, side)
-                square[:, top : top + height, left : left + width] = image
-                square = self.resize(square, SizeDict(height=2 * size.height, width=2 * size.width), resample)
-                views.extend(quarter for half in square.chunk(2, dim=1) for quarter in half.chunk(2, dim=2))
-        _check_equal_sizes([view.shape for view in views])
-        pixels = self.rescale_and_normalize(
-            torch.stack(views), do_rescale, rescale_factor, do_normalize, image_mean, image_std
-        )
-        pixels = pixels.reshape(len(images), -1, *pixels.shape[1:])  # (N, V, C, H, W)
-        return BatchFeature(data={"pixel_values": pixels}, tensor_type=return_tensors)
+    _stack = staticmethod(torch.stack)
+
+    def _view(self, image: torch.Tensor, size: SizeDict | None, resample) -> torch.Tensor:
+        return image if size is None else self.resize(image, size, resample)
+
+    def _square(self, image: torch.Tensor, size: SizeDict, resample, grey: tuple[int, ...]) -> torch.Tensor:
+        height, width = image.shape[1:]
+        left, top, side = _centre(width, height)
+        grey = torch.tensor(grey[: len(image)], dtype=image.dtype, device=image.device)
+        square = grey[:, None, None].repeat(1, side, side)  # (C, side, side)
+        square[:, top : top + height, left : left + width] = image
+        return self.resize(square, size, resample)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.atleast_3d(np.asarray(image, dtype=np.uint8)).transpose(2, 0, 1)  # (C, H, W)
 
 
 def _centre(width: int, height: int) -> tuple[int, int, int]:
@@ -230,7 +201,7 @@ def _centre(width: int, height: int) -> tuple[int, int, int]:
     return (side - width) // 2, (side - height) // 2, side
 
 
-def _grey(image_mean: float | list[float] | tuple[float, ...]) -> tuple[int, int, int]:
+def _grey(image_mean: float | list[float] | tuple[float, ...]) -> tuple[int, ...]:
     """The grey of the square that an HD image is centred on: 255 times the mean, rounded down, as released (127)."""
     means = [image_mean] * 3 if isinstance(image_mean, (int, float)) else image_mean
     return tuple(int(255 * mean) for mean in means)
@@ -260,15 +231,6 @@ def _resize_on_square(
         band.paste(rows.crop((x, 0, x + band.width, rows.height)), (0, top))
         square.paste(band.resize((band.width, height), resample), (x, 0))
     return square
-
-
-def _quarters(image: Image.Image, width: int, height: int) -> list[Image.Image]:
-    return [image.crop((x, y, x + width, y + height)) for y in (0, height) for x in (0, width)]
-
-
-def _check_equal_sizes(sizes: list[tuple[int, ...]]):
-    if len(set(sizes)) > 1:
-        raise ValueError(f"Without resizing, all images must have one size, got {sorted(map(tuple, set(sizes)))}.")
 
 
 # Where torchvision is installed `AutoImageProcessor` prefers it, but only Pillow's pixels equal the release's.

@@ -74,13 +74,8 @@ def check_placeholders(
     Holds the placeholders of `input_ids` `(B, L)` against N images, bringing all numbers to the host in one copy. While
     a graph is traced only their number is checked, and images have as many tokens as the config says.
 
-    Args:
-        input_ids (`torch.LongTensor`): `(B, L)`.
-        num_images (`int`): N.
-        config ([`FlashSlothConfig`]): of the model.
-        num_views (`int`, *optional*): V, of images that are to be encoded: how many placeholders there are for each
-            says which window they are to be pooled in.
-        tokens_per_image (`int`, *optional*): V*T, of images that are encoded.
+    Of images that are encoded, `tokens_per_image` is V*T; of those that are to be, `num_views` is V, and how many
+    placeholders there are for each says which window they are to be pooled in.
 
     Raises:
         ValueError: if images and image placeholders do not match, no window leaves as many tokens, or a query run is
@@ -189,14 +184,11 @@ def ignore_placeholders(
 
 class FlashSlothBatch(BatchFeature):
     """
-    What a call of the processor returns. `labels` that are put into it are -100 at image and query positions, so that
-    a trainer which divides the loss by the number of labels counts those that the model learns.
-
-    Attributes:
-        placeholder_ids (`tuple[int, ...]`): the ids of the placeholders.
+    What a call of the processor returns. `labels` that are put into it are -100 at `placeholder_ids`, image and query
+    positions, so that a trainer which divides the loss by the number of labels counts those that the model learns.
     """
 
-    placeholder_ids = ()
+    placeholder_ids: tuple[int, ...] = ()
 
     def __getstate__(self):
         return super().__getstate__() | {"placeholder_ids": self.placeholder_ids}

@@ -17,7 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from .adapters_flashsloth import say_if_adapted
 from .configuration_flashsloth import FlashSlothConfig
 from .embedded_query import QueryTokens
-from .foreign_formats import ForeignFormat, foreign_format_at
+from .foreign_formats import foreign_format_at
 
 # Where the Auto classes find the models in the code that a saved checkpoint carries.
 AUTO_MAP = {
@@ -56,10 +56,7 @@ class FlashSlothModelOutputWithPast(BaseModelOutputWithPast):
 
 @dataclass
 class FlashSlothCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """
-    Adds to upstream's output:
-    image_hidden_states (`torch.Tensor`, *optional*): the visual tokens that the decoder saw, `(N, V*T, D)`.
-    """
+    """Adds to upstream's output what [`FlashSlothModelOutputWithPast`] adds."""
 
     image_hidden_states: torch.Tensor | None = None
 
@@ -139,17 +136,11 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
             init.kaiming_uniform_(module.weight, a=5**0.5)
 
 
-def check_before_loading(path: str | os.PathLike | None, options: dict) -> ForeignFormat | None:
+def check_before_loading(path: str | os.PathLike | None, options: dict) -> Any | None:
     """
-    Checks a checkpoint as far as that is possible without its weights in memory.
-
-    Args:
-        path (`str` or `os.PathLike`): directory or Hub id.
-        options (`dict`): those of `from_pretrained`. `use_safetensors=False` says that pickles are trusted; without
-            it, it is set to `True`.
-
-    Returns:
-        the foreign format that the checkpoint is in, `None` for this package's own.
+    Checks a checkpoint, a directory or Hub id, as far as that is possible without its weights in memory, and returns
+    the foreign format that it is in, `None` for this package's own. Of the `options` of `from_pretrained`
+    `use_safetensors=False` says that pickles are trusted; without it, it is set to `True`.
 
     Raises:
         FileNotFoundError: if weights in a foreign format are missing.
@@ -165,29 +156,19 @@ def check_before_loading(path: str | os.PathLike | None, options: dict) -> Forei
     foreign, _ = foreign_format_at(path, **options)
     if foreign is not None:
         foreign.check(path, trust_pickles, options)
-    elif not trust_pickles and os.path.isdir(path):
-        _refuse_pickles(Path(path, options.get("subfolder") or ""))
+    elif not trust_pickles and os.path.isdir(path):  # on the Hub upstream looks for safetensors
+        directory = Path(path, options.get("subfolder") or "")
+        pickles = sorted(directory.glob("*.bin"))
+        if pickles and not any(directory.glob("*.safetensors")):
+            raise ValueError(PICKLES_REFUSED.format(directory=directory, name=pickles[0].name, remedy=TRUST_PICKLES))
     return foreign
-
-
-def _refuse_pickles(directory: Path) -> None:
-    """Raises ValueError if the weights of a directory are pickles alone; on the Hub upstream looks for safetensors."""
-    pickles = sorted(directory.glob("*.bin"))
-    if pickles and not any(directory.glob("*.safetensors")):
-        raise ValueError(PICKLES_REFUSED.format(directory=directory, name=pickles[0].name, remedy=TRUST_PICKLES))
 
 
 def decoder_only(config: QuantizationConfigMixin | dict) -> QuantizationConfigMixin:
     """
     A copy of a quantisation config that skips `KEPT`, if its list of modules to skip is `None`. To a list of the
     user's, also an empty one, only `UNPACKABLE` is added; parts of the model may be named in it with and without
-    `model.` in front.
-
-    Args:
-        config (`QuantizationConfigMixin` or `dict`): as `from_pretrained` takes it.
-
-    Raises:
-        ValueError: for a `dict` that names no quantisation method of transformers.
+    `model.` in front. Raises ValueError for a `dict` that names no quantisation method of transformers.
     """
     config = AutoQuantizationConfig.from_dict(config) if isinstance(config, dict) else copy.deepcopy(config)
     for attribute in SKIP_LISTS:

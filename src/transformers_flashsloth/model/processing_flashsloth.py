@@ -229,20 +229,16 @@ class FlashSlothProcessor(PromptExpansion):
         if text is not None:
             if not all(isinstance(sample, str) for sample in text):
                 raise ValueError("`text` must be a string or list of strings.")
-            needed = [sample.count(self.image_token) for sample in text]
-            given = 0 if images is None else [len(row) for row in images] if nested else len(flatten(images))
-            if given != (needed if nested else sum(needed)):
-                raise ValueError(
-                    f"The number of {self.image_token} tokens in the prompts should be the same as the number of "
-                    f"images passed, but the prompts hold {needed} and the images are {given}."
-                )
-            videos_needed = [sample.count(self.video_token) for sample in text]
+            num_images = 0 if images is None else [len(row) for row in images] if nested else len(flatten(images))
             flat, rows = ([], None) if videos is None else list_videos(videos)
-            if (rows or sum(videos_needed)) != (videos_needed if rows else len(flat)):
-                raise ValueError(
-                    f"The number of {self.video_token} placeholders in the prompts should be the same as the number of "
-                    f"videos passed, but the prompts hold {videos_needed} and the videos are {rows or len(flat)}."
-                )
+            for kind, given in (("image", num_images), ("video", rows or len(flat))):
+                token = getattr(self, f"{kind}_token")
+                needed = [sample.count(token) for sample in text]
+                if given != (needed if isinstance(given, list) else sum(needed)):
+                    raise ValueError(
+                        f"The number of {token} placeholders in the prompts should be the same as the number of "
+                        f"{kind}s passed, but the prompts hold {needed} and the {kind}s are {given}."
+                    )
         if videos is None:  # upstream's check of videos copies their frames
             super().validate_inputs(images=images, text=text, **kwargs)
 

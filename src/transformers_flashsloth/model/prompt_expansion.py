@@ -5,7 +5,7 @@ with what is said before each, its place among the images, and its share of the 
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,10 +28,7 @@ ROUNDING_SECONDS = 1e-6
 
 
 class FlashSlothImagesKwargs(FlashSlothImageProcessorKwargs, total=False):
-    """
-    Attributes:
-        pooling_window (`int` or `list[int]`): the window of patches that becomes one token, in this call.
-    """
+    """`pooling_window` (`int` or `list[int]`): the window of patches that becomes one token, in this call."""
 
     pooling_window: int | list[int] | None
 
@@ -91,31 +88,20 @@ class PromptExpansion(ProcessorMixin):
         audio_replacements=(),
     ) -> tuple[list[str], list[list[dict]]]:
         """
-        Expands the placeholders of images, videos and queries.
-
-        Args:
-            text (`list[str]`): prompts, a placeholder for each image, each video and each query run.
-            images_replacements (`list[str]`): what the images become, in reading order; none leaves them as they are.
-            videos_replacements (`list[str]`): as for images.
-
-        Returns:
-            The expanded prompts and, for each, a list of `{"type", "span", "new_span", "text", "replacement"}`, with
-            the type `"image"`, `"video"` or `"query"` and spans in characters before and after.
+        As upstream's, and expands query runs as well, which have the type `"query"`. The placeholders of images and of
+        videos stay as they are where there are no replacements for them.
         """
-        replacements = {"image": iter(images_replacements), "video": iter(videos_replacements)}
-        patterns = {"image": self.image_token, "video": self.video_token, "query": self.query_token}
-        for name, there in (("image", images_replacements), ("video", videos_replacements)):
-            if not there:
-                del patterns[name]
-        pattern = re.compile("|".join(f"(?P<{name}>{re.escape(token)})" for name, token in patterns.items()))
+        given = {"image": images_replacements, "video": videos_replacements}
+        replacements = {name: iter(texts) for name, texts in given.items() if texts}
+        replacements["query"] = repeat(self.query_token * self.num_query_tokens)
+        tokens = {name: re.escape(getattr(self, f"{name}_token")) for name in replacements}
+        pattern = re.compile("|".join(f"(?P<{name}>{token})" for name, token in tokens.items()))
 
         expanded_text, offsets = [], []
         for sample in text:
             expanded, end, sample_offsets = "", 0, []
             for match in pattern.finditer(sample):
-                is_query = match.lastgroup == "query"
-                queries = self.query_token * self.num_query_tokens
-                replacement = queries if is_query else next(replacements[match.lastgroup])
+                replacement = next(replacements[match.lastgroup])
                 expanded += sample[end : match.start()]
                 sample_offsets.append(
                     {
@@ -194,15 +180,12 @@ def listed(values):
 
 def frame_labels(frames_indices: Sequence[int], fps: float | None = None) -> list[str]:
     """
-    Returns the label of each sampled frame of a video.
+    Returns the label of each sampled frame of a video, which stand in it at `frames_indices`, counted from 0.
 
-    With a frame rate a label counts the sampled frames and says when in the video each stands, `"Frame 2, 0:03: "`:
-    minutes and seconds, rounded down (hours before them from the first hour on), and tenths of a second where whole
-    seconds would write two times alike. Without one it says which of the frames that were passed it is, `"Frame 13: "`.
-
-    Args:
-        frames_indices (`Sequence[int]`): where in the video each sampled frame stands, counted from 0.
-        fps (`float`, *optional*): frames of the video a second.
+    With a frame rate, `fps`, a label counts the sampled frames and says when in the video each stands,
+    `"Frame 2, 0:03: "`: minutes and seconds, rounded down (hours before them from the first hour on), and tenths of a
+    second where whole seconds would write two times alike. Without one it says which of the frames that were passed it
+    is, `"Frame 13: "`.
     """
     if not fps:
         return [f"Frame {index + 1}: " for index in frames_indices]
@@ -220,16 +203,9 @@ def _clock(time: float, tenths: bool) -> str:
 
 def in_reading_order(order: list[str], images, frames, frames_per_video: list[int]):
     """
-    Merges the pixels of images and of video frames.
-
-    Args:
-        order (`list[str]`): `"image"` or `"video"` for each placeholder in reading order; empty for images first.
-        images (`torch.Tensor` or `np.ndarray`): `(images, V, 3, height, width)`.
-        frames (`torch.Tensor` or `np.ndarray`): of all videos in order, `(frames, V, 3, height, width)`.
-        frames_per_video (`list[int]`): how many of them each video has.
-
-    Returns:
-        `(images and frames, V, 3, height, width)`.
+    Merges images `(images, V, 3, height, width)` and the frames of all videos, `(frames, V, 3, height, width)`, both
+    tensors or both arrays, into `(images and frames, V, 3, height, width)`. `order` says `"image"` or `"video"` for
+    each placeholder in reading order; where it is empty, images come first.
 
     Raises:
         ValueError: if images and frames differ in views or size, as the model takes them in one tensor.
@@ -256,14 +232,8 @@ def check_context(
     lengths: list[int], videos_of_prompts: list[int], labels: list[list[str]], tokenizer, tokens_per_frame: int
 ) -> None:
     """
-    Refuses prompts with videos that are longer than the context.
-
-    Args:
-        lengths (`list[int]`): tokens of each prompt, padding included.
-        videos_of_prompts (`list[int]`): videos of each prompt.
-        labels (`list[list[str]]`): those of the frames of each video.
-        tokenizer: knows the context.
-        tokens_per_frame (`int`): without the label.
+    Refuses prompts with videos, of `lengths` tokens each, padding included, that are longer than the tokenizer's
+    context. A frame takes `tokens_per_frame` and its label, of which there is a list for each video.
 
     Raises:
         ValueError: saying how many frames there are and how many fit.

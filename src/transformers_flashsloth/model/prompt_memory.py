@@ -24,12 +24,7 @@ UNKNOWN = -1
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """
-    The cache that was passed under either of its names.
-
-    Raises:
-        ValueError: if two were passed.
-    """
+    """The cache that was passed under either of its names. Raises ValueError if two were passed."""
     if cache is not None and past_key_values is not None and cache is not past_key_values:
         raise ValueError("`cache` and `past_key_values` are two names of one argument: pass one of them.")
     return past_key_values if cache is None else cache
@@ -69,10 +64,8 @@ class PromptMemory(NamedTuple):
 
     def settled(self, num_rows: int, image_token_id: int) -> "PromptMemory":
         """
-        The memory with ids and images of the rows that the cache has now.
-
-        Raises:
-            ValueError: if these are not `num_rows`, and no repetition of them.
+        The memory with ids and images of the rows that the cache has now. Raises ValueError if these are not
+        `num_rows`, and no repetition of them.
         """
         count = self.input_ids.shape[0] if self.rows is None else len(self.rows)
         times, rest = divmod(num_rows, count)
@@ -116,10 +109,7 @@ class PromptMemory(NamedTuple):
 def recall(cache: Cache | None, input_ids: torch.Tensor, image_token_id: int) -> PromptMemory | None:
     """
     What `cache` remembers of the rows that `input_ids` `(B, L)` go on; `None` if no prompt came before them. What was
-    cropped off the cache since is forgotten.
-
-    Raises:
-        ValueError: if these cannot be the rows of the cache.
+    cropped off the cache since is forgotten. Raises ValueError if these cannot be the rows of the cache.
     """
     if cache is None:
         return None

@@ -30,26 +30,14 @@ class SpatialPooling(nn.Module):
 
     def weights(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
         """
-        The share of each patch in its window, summing to 1 over a window.
-
-        Args:
-            patches (`torch.Tensor`): patch features, row by row, `(views, P, Dv)`.
-            window (`tuple[int, int]`, *optional*): another window than the module's own; it has to tile the grid.
-
-        Returns:
-            `torch.Tensor`: float32, `(views, rows, window height, columns, window width)`, of rows and columns of
-            windows.
+        The share of each patch in its window, summing to 1 over a window. Patch features `(views, P, Dv)`, row by row,
+        to float32 `(views, rows, window height, columns, window width)`, of rows and columns of windows. Another
+        `window` than the module's own has to tile the grid.
         """
         raise NotImplementedError
 
     def forward(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
-        """
-        Args:
-            patches (`torch.Tensor`), window (`tuple[int, int]`, *optional*): as for `weights`.
-
-        Returns:
-            `torch.Tensor`: one feature a window, row by row, `(views, T, Dv)`.
-        """
+        """Patches `(views, P, Dv)` to one feature a window, row by row, `(views, T, Dv)`; see `weights`."""
         weights = self.weights(patches, window).to(patches.dtype)
         pooled = torch.einsum("vhiwj,vhiwjd->vhwd", weights, self._windows(patches, window))
         return pooled.flatten(1, 2)  # (views, T, Dv)
@@ -63,13 +51,8 @@ class SpatialPooling(nn.Module):
 class SpatialAttentionPooling(SpatialPooling):
     """
     Weights the patches of a window by learned scores (paper section 3.2; the paper's figure draws 2 x 2 windows, the
-    released weights use 3 x 3).
-
-    Args:
-        width (`int`): Dv, the width of a patch feature.
-        window (`tuple[int, int]`): height and width of a window, in patches.
-        grid (`tuple[int, int]`): rows and columns of the patches of a view.
-        dropout (`float`): dropout inside the scoring network, in training only.
+    released weights use 3 x 3). `width` is that of a patch feature, Dv; `dropout` is inside the scoring network, in
+    training only.
     """
 
     def __init__(self, width: int, window: tuple[int, int], grid: tuple[int, int], dropout: float = 0.0):

@@ -20,19 +20,13 @@ def is_learning(module: nn.Module, input_ids: torch.Tensor, cache: Cache | None)
 def runs_every_module(model: PreTrainedModel, learning: bool, input_ids: torch.Tensor, cache: Cache | None) -> bool:
     """
     Whether a prompt of text alone, `(B, L)`, is to run what a [`FlashSlothModel`] has for images all the same: where it
-    is learning, and where other ranks wait for that.
+    is learning, and where other ranks wait for that, as its parameters are gathered from all of them when it is called:
+    under ZeRO-3, and under FSDP2 where a part of it is sharded apart from the model (such parameters are still split
+    when the model's forward has begun).
     """
     if learning or input_ids.shape[1] == 1 or torch.compiler.is_compiling():
         return learning
     image_path = (model.vision_tower, model.multi_modal_projector, *model.embq_modules)
-    return gathers_by_itself(*image_path) and (cache is None or cache.get_seq_length() == 0)
-
-
-def gathers_by_itself(*modules: nn.Module) -> bool:
-    """
-    Whether any of `modules` gathers its parameters from all ranks when it is called, so that all ranks must call it:
-    under ZeRO-3, and under FSDP2 where a part of it is sharded apart from the model (such parameters are still split
-    when the model's forward has begun).
-    """
-    parameters = (parameter for module in modules for parameter in module.parameters())
-    return any(hasattr(parameter, mark) for parameter in parameters for mark in MARKS)
+    parameters = (parameter for module in image_path for parameter in module.parameters())
+    gathers = any(hasattr(parameter, mark) for parameter in parameters for mark in MARKS)
+    return gathers and (cache is None or cache.get_seq_length() == 0)

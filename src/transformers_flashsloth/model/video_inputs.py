@@ -49,18 +49,12 @@ class Clip(NamedTuple):
 
 def list_videos(videos) -> tuple[list, list[int] | None]:
     """
-    Tells videos apart.
+    Tells videos apart: a video, a list of videos, or a list with a list of videos for each text. A video is a path,
+    URL, `data:` URI, base64 string or encoded bytes, an array or tensor with 4 dimensions, or a list of frames (PIL
+    images, arrays or tensors). In a list for each text it can also be a list of paths of frames.
 
-    Args:
-        videos: a video, a list of videos, or a list with a list of videos for each text. A video is a path, URL,
-            `data:` URI, base64 string or encoded bytes, an array or tensor with 4 dimensions, or a list of frames (PIL
-            images, arrays or tensors). In a list for each text it can also be a list of paths of frames.
-
-    Returns:
-        the videos in reading order and, where there is a list for each text, how many each text has.
-
-    Raises:
-        ValueError: for anything else.
+    Returns the videos in reading order and, where there is a list for each text, how many each text has. Raises
+    ValueError for anything else.
     """
     if _is_video(videos):
         return [videos], None
@@ -93,14 +87,10 @@ def _is_frame(source) -> bool:
 
 def read_video(video, sample: SampleFrames, metadata: dict | VideoMetadata | None = None, name: str = "video") -> Clip:
     """
-    Reads the sampled frames of a video, and no others.
-
-    Args:
-        video: one of those that [`list_videos`] returns.
-        sample (`Callable`): returns the indices of the frames to take, given what is known about the video.
-        metadata (`dict` or `VideoMetadata`, *optional*): what is known about frames that are passed decoded or as
-            paths, such as `fps`; with `frames_indices` if they are a choice from a longer video. A file knows better.
-        name (`str`): what a message calls the video.
+    Reads the sampled frames of a video that [`list_videos`] returned, and no others. `sample` returns the indices of
+    the frames to take, given what is known about the video. `metadata` says that, such as `fps`, of frames that are
+    passed decoded or as paths, with `frames_indices` if they are a choice from a longer video; a file knows better.
+    Messages call the video `name`.
 
     Raises:
         ValueError: naming the video that cannot be read, what is wrong with it and how to mend it.

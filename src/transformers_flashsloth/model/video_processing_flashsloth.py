@@ -16,18 +16,9 @@ from .video_inputs import Clip, SamplingError, list_videos, read_video
 
 # What a frame is read with, as an image is.
 PIXEL_OPTIONS = (
-    "do_convert_rgb",
-    "do_resize",
-    "size",
-    "resample",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "image_hd",
-    "input_data_format",
-)
+    "do_convert_rgb", "do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean",
+    "image_std", "image_hd", "input_data_format",
+)  # fmt: skip
 
 
 class FlashSlothVideoProcessorKwargs(VideosKwargs, total=False):
@@ -76,16 +67,6 @@ class FlashSlothVideoProcessor(BaseVideoProcessor):
     Raises:
         ValueError: for an input that is no video, or frames that cannot be had, naming it and how to mend it.
         ImportError: for a video file where no decoder is installed.
-
-    Example:
-
-    ```python
-    >>> from transformers_flashsloth import FlashSlothVideoProcessor
-
-    >>> video_processor = FlashSlothVideoProcessor()
-    >>> video_processor("clip.mp4", num_frames=4, return_tensors="pt").pixel_values_videos.shape
-    torch.Size([4, 1, 3, 384, 384])
-    ```
     """
 
     valid_kwargs = FlashSlothVideoProcessorKwargs
@@ -121,16 +102,11 @@ class FlashSlothVideoProcessor(BaseVideoProcessor):
         **kwargs,
     ) -> np.ndarray:
         """
-        Returns the indices of the frames to take, by the rule in the docstring of the class.
-
-        Args:
-            metadata (`VideoMetadata`): of the video; its `total_num_frames` and, for `fps`, its `fps`.
-            num_frames (`int`, *optional*): at most so many, evenly spread. Without it and without `fps` all are taken.
-            fps (`float`, *optional*): so many a second.
-            frame_limit (`int`, *optional*): more are refused.
+        Returns the indices of the frames to take of a video, by the rule in the docstring of the class: `num_frames` at
+        most, `fps` a second, without either all.
 
         Raises:
-            ValueError: for `fps` without a known frame rate, or for more frames than `frame_limit`.
+            ValueError: for `fps` where `metadata` knows no frame rate, or for more frames than `frame_limit`.
         """
         if (num_frames is not None and num_frames < 1) or (fps is not None and fps <= 0):
             raise SamplingError(f"`num_frames` must be at least 1 and `fps` above 0, got {num_frames} and {fps}.")
@@ -157,13 +133,9 @@ class FlashSlothVideoProcessor(BaseVideoProcessor):
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn=None, video_metadata=None) -> list[Clip]:
         """
-        Reads the sampled frames of videos.
-
-        Args:
-            video_url_or_urls: a video, or videos in lists as [`FlashSlothProcessor`] takes them.
-            sample_indices_fn (`Callable`, *optional*): takes `VideoMetadata`, returns indices of frames; by default
-                [`sample_frames`] with the options of this processor.
-            video_metadata: what is known about decoded frames: one for each video.
+        Reads the sampled frames of a video, or of videos in lists as [`FlashSlothProcessor`] takes them.
+        `sample_indices_fn` takes `VideoMetadata` and returns indices of frames, by default as [`sample_frames`] with
+        the options of this processor; `video_metadata` are what is known about decoded frames, one for each video.
         """
         videos, _ = list_videos(video_url_or_urls)
         metadata = [None] * len(videos) if video_metadata is None else flatten(video_metadata)

@@ -32,12 +32,7 @@ INTERPOLATES_ALWAYS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "siglip2
 
 
 def as_pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-    """
-    A side, or a height and a width, as a height and a width.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """A side, or a height and a width, as a height and a width. Raises ValueError for anything else."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2:
         raise ValueError(f"A size is a number or a height and a width, got {size}.")
@@ -58,16 +53,9 @@ def build_tower(
     config: PreTrainedConfig, num_layers: int, view_size: tuple[int, int], grid: tuple[int, int]
 ) -> PreTrainedModel:
     """
-    Builds the first `num_layers` layers of a vision tower, with new weights, without anything behind them.
-
-    Args:
-        config (`PreTrainedConfig`): of the whole tower.
-        num_layers (`int`): layers to build.
-        view_size (`tuple[int, int]`): height and width of a view in pixels.
-        grid (`tuple[int, int]`): rows and columns of its patches.
-
-    Raises:
-        ValueError: with the reason, if the tower's features are no grid of patches.
+    Builds the first `num_layers` layers of the vision tower of `config`, with new weights and nothing behind them, for
+    views of `view_size`, height and width in pixels, that are a `grid` of patches, rows and columns. Raises ValueError,
+    with the reason, if the tower's features are no grid of patches.
     """
     kept = config_of_layers(config, num_layers)
     try:
@@ -117,15 +105,8 @@ def read_patches(
     tower: PreTrainedModel, views: torch.Tensor, grid: tuple[int, int], **kwargs
 ) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
     """
-    Runs a tower.
-
-    Args:
-        tower (`PreTrainedModel`): as `build_tower` makes it.
-        views (`torch.Tensor`): `(views, 3, H, W)`.
-        grid (`tuple[int, int]`): rows and columns of patches of a view.
-
-    Returns:
-        the patch features, row by row, `(views, P, Dv)`, and all that the tower returned.
+    Runs a tower that `build_tower` made on `(views, 3, H, W)`, each of a `grid` of patches, rows and columns. Returns
+    the patch features, row by row, `(views, P, Dv)`, and all that the tower returned.
 
     Raises:
         ValueError: if the tower gives fewer features than there are patches, or cannot take pixels as it is quantised.
