@@ -86,8 +86,8 @@ def test_rows_near_the_end_of_the_context_have_the_room_they_have_alone(tiny_che
         for size in (1, 4)
     )
     assert alone == together and all(alone)
-    with pytest.raises(InputError, match="a prompt takes .* tokens, but the model reads at most 255"):
-        ask(model := get_model("flashsloth")(tiny_checkpoint, device="cpu"), [messages_of([], "word " * 400)])
+    with pytest.raises(InputError, match=r"a prompt takes .* tokens, but the model reads at most 255"):
+        ask(get_model("flashsloth")(tiny_checkpoint, device="cpu"), [messages_of([], "word " * 400)])
 
 
 def test_stop_strings_end_an_answer_and_are_not_looked_for_in_the_prompt():
