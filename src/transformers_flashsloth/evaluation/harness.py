@@ -64,6 +64,8 @@ class FlashSlothEvaluated(lmms):
         self.device = self.answerer.model.device
         self.system_prompt = self._resolve_system_prompt(system_prompt) if system_prompt else None
         self.max_new_tokens = max_new_tokens
+        # What `flashsloth eval` asks otherwise than the task files of lmms-eval do.
+        self.options_of_task: dict[str, dict[str, Any]] = {}
 
     @property
     def tokenizer_name(self) -> str:
@@ -75,7 +77,8 @@ class FlashSlothEvaluated(lmms):
         questions = []
         for request in requests:
             _, doc_to_messages, options, doc_id, task, split = request.args
-            questions.append(self._question(doc_to_messages(self.task_dict[task][split][doc_id]), options))
+            messages = doc_to_messages(self.task_dict[task][split][doc_id])
+            questions.append(self._question(messages, options | self.options_of_task.get(task, {})))
         with self._progress(len(requests)) as bar:
             answers = self.answerer.answer(questions, after_each=bar.update)
         for request, answer in zip(requests, answers, strict=True):

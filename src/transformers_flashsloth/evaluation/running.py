@@ -10,6 +10,8 @@ from typing import Any
 
 from .paper import BY_TASK, UNTIL_THE_END, why_not
 
+NO_FIGURES = {"samples", "sample_len", "submission"}
+
 
 @dataclass
 class Outcome:
@@ -52,7 +54,9 @@ def run_tasks(
             outcome = Outcome(task, {}, problem)
         else:
             say(f"[{number}/{len(tasks)}] {task} ...")
-            model = open_model() if model is None else model
+            if model is None:
+                model = open_model()
+                model.options_of_task = {name: known.generation | UNTIL_THE_END for name, known in BY_TASK.items()}
             outcome = _run(model, task, include_path, limit)
             if outcome.problem is None and model.rank == 0:
                 _keep(directory, outcome, settings)
@@ -74,7 +78,7 @@ def _run(model, task: str, include_path: str | None, limit: int | None) -> Outco
             return Outcome(task, {}, "lmms-eval has no task of this name")
         results = simple_evaluate(
             model=model,
-            tasks=[_as_released(task, manager)],
+            tasks=[task],
             limit=limit,
             batch_size=model.batch_size,
             task_manager=manager,
@@ -88,14 +92,6 @@ def _run(model, task: str, include_path: str | None, limit: int | None) -> Outco
         return Outcome(task, {})
     metrics = _figures((results or {}).get("results", {}).get(task, {}))
     return Outcome(task, metrics, None if metrics else "it gave no figure")
-
-
-def _as_released(task: str, manager) -> str | dict:
-    """A task of the paper with the release's options of generation, another as it is."""
-    if task not in BY_TASK:
-        return task
-    given = dict(manager._get_config(task).get("generation_kwargs") or {})
-    return {"task": task, "generation_kwargs": given | BY_TASK[task].generation | UNTIL_THE_END}
 
 
 def _figures(found: dict[str, Any]) -> dict[str, float]:
