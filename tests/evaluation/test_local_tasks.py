@@ -9,6 +9,7 @@ pytest.importorskip("lmms_eval")
 
 import flashsloth_command
 from tests.evaluation.local_tasks import KINDS, SAID, write_task
+from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 from transformers_flashsloth.evaluation.answers import Answerer
 
 
@@ -36,3 +37,13 @@ def test_each_kind_of_task_is_scored_by_its_own_rules(name, scripted, tiny_check
     assert flashsloth_command.main(arguments) == 0
     found = json.loads((tmp_path / f"evaluation/{task}.json").read_text())["metrics"]
     assert {metric: found[metric] for metric in expected} == pytest.approx(expected, abs=1e-4)
+
+
+def test_easy_vqa_ships_and_gives_the_figure_of_the_model_card(tmp_path, monkeypatch):
+    """Its first 40 questions; the whole test takes minutes and gives MODEL_CARD's figure."""
+    pytest.importorskip("easy_vqa")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["eval", DEFAULT_CHECKPOINT, "--tasks", "easy_vqa", "--limit", "40", "--batch-size", "16"]
+    assert flashsloth_command.main([*arguments, "--device", "cpu"]) == 0
+    (row,) = json.loads((tmp_path / "evaluation/results.json").read_text())["results"]
+    assert (row["metric"], row["value"]) == ("exact_match", 1.0)

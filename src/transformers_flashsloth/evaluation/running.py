@@ -10,6 +10,7 @@ from typing import Any
 
 from .paper import BY_TASK, UNTIL_THE_END, why_not
 
+TASKS = Path(__file__).with_name("tasks")  # of this package
 NO_FIGURES = {"samples", "sample_len", "submission"}
 
 
@@ -73,7 +74,8 @@ def _run(model, task: str, include_path: str | None, limit: int | None) -> Outco
     from .plugin import MODEL_ID
 
     try:
-        manager = TaskManager("ERROR", include_path=include_path, model_name=MODEL_ID)
+        paths = [str(TASKS), *([] if include_path is None else [include_path])]
+        manager = TaskManager("ERROR", include_path=paths, model_name=MODEL_ID)
         if task not in manager.all_tasks:
             return Outcome(task, {}, "lmms-eval has no task of this name")
         results = simple_evaluate(
