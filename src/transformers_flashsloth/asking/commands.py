@@ -20,6 +20,8 @@ def ask(arguments: list[str], prog: str) -> int:
     if options.explain and (problem := _cannot_write(options.explain)):
         raise InputError(problem)
     conversation = _start(options)
+    if options.explain:
+        conversation.check_explains()
     _answer(conversation, options.question)
     if options.explain:
         conversation.explain().save(options.explain)

@@ -21,6 +21,8 @@ from ..checkpoints.opening import (
     quantisation_config,
     usable_device,
 )
+from ..exported.manifest import is_exported
+from ..exported.opening import check_options, check_window, open_exported
 from ..model.image_inputs import flatten
 from ..model.image_processing_flashsloth import FlashSlothImageProcessor
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
@@ -74,10 +76,14 @@ class Conversation:
         self.quantisation_config = quantisation_config(load_in, self.device)
         self.dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
         self.checkpoint = local_directory(checkpoint)
+        if is_exported(self.checkpoint):
+            check_options(self.checkpoint, {"device": device, "dtype": dtype, "load_in": load_in})
         self.processor = open_processor(self.checkpoint)
         self.processor_kwargs = {} if image_hd is None else {"image_hd": image_hd}
         if visual_tokens is not None:
             self.processor_kwargs["pooling_window"] = _window_of(visual_tokens, self.processor)
+            if is_exported(self.checkpoint):
+                check_window(self.checkpoint, self.processor_kwargs["pooling_window"])
         self._decode_videos(num_frames)
         self.max_new_tokens = max_new_tokens
         self.messages = []
@@ -85,6 +91,8 @@ class Conversation:
     @cached_property
     def model(self) -> FlashSlothForConditionalGeneration:
         """The model, loaded when first needed."""
+        if is_exported(self.checkpoint):
+            return open_exported(self.checkpoint)
         if self.quantisation_config is not None:
             options = {"quantization_config": self.quantisation_config, "device_map": {"": self.device}}
             return open_model(self.checkpoint, dtype=self.dtype, **options)
@@ -124,10 +132,16 @@ class Conversation:
 
     def explain(self) -> Image.Image:
         """What the model looked at for the last question, drawn over each image and frame, one below the other."""
+        self.check_explains()
         explanation = self.model.explain(**self.inputs)
         parts = [part for message in self.messages if message["role"] == "user" for part in message["content"]]
         images = [image for part in parts if part["type"] != "text" for image in flatten(part[part["type"]])]
         return below_each_other([draw_explanation(image, explanation, index) for index, image in enumerate(images)])
+
+    def check_explains(self) -> None:
+        """Raises InputError if the checkpoint only answers."""
+        if is_exported(self.checkpoint):
+            raise InputError("an exported checkpoint answers and explains nothing: ask the model that it was made of")
 
     def _decode_videos(self, num_frames: int | None) -> None:
         """Samples the videos once for all turns."""

@@ -1,9 +1,7 @@
 """Which numbers of a FlashSlothConfig fit each other and those of its parts."""
 
-from ..model.configuration_flashsloth import FlashSlothConfig
+from ..model.configuration_flashsloth import POOLINGS, FlashSlothConfig
 from ..model.vision_towers import as_pair
-
-POOLINGS = ("attention", "average", "none")
 
 
 def check_numbers(config: FlashSlothConfig) -> None:

@@ -19,6 +19,9 @@ from .foreign_formats import format_of
 from .spatial_attention_pooling import square_windows
 from .vision_towers import SIGLIP_SO400M, as_pair, native_view_size
 
+# How a window of patches becomes a token.
+POOLINGS = ("attention", "average", "none")
+
 
 @strict
 class FlashSlothConfig(PreTrainedConfig):
@@ -199,6 +202,8 @@ class FlashSlothConfig(PreTrainedConfig):
         """Refuses numbers that no model can be built from (called by `@strict` after construction)."""
         for known in ACCEPTANCE:
             known.check_numbers(self)
+        if self.pooling not in POOLINGS or max(self.embq_layers, default=0) >= self.num_hidden_layers:
+            raise ValueError(f"No such model has `pooling`={self.pooling!r} and `embq_layer`={self.embq_layer}.")
 
 
 def _as_config(part: dict | PreTrainedConfig | None, default: dict) -> PreTrainedConfig:

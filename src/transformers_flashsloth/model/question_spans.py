@@ -90,6 +90,7 @@ def find_query_spans(
     tokens_per_image: int,
     num_cached: int = 0,
     attention_mask: torch.Tensor | dict | None = None,
+    refuse_parts: bool = True,
 ) -> QuerySpans:
     """
     Finds the query runs of a batch, the question of each and the images before it. Padding belongs to no question.
@@ -103,6 +104,8 @@ def find_query_spans(
             runs are over, their images can be seen, and the spans count positions from behind them.
         attention_mask (`torch.Tensor` or `dict`, *optional*): what the decoder is given; says where padding is. Without
             it there is none but on the sides, and behind answers that ended early.
+        refuse_parts (`bool`, defaults to `True`): whether to look for a question that is cached in part; an exported
+            graph cannot.
 
     Raises:
         ValueError: if a part of a question is cached, as EmbQ needs it together with its queries.
@@ -116,8 +119,8 @@ def find_query_spans(
 
     # Runs: the k-th query of a row belongs to run k // Q.
     is_run_start = is_query & ((is_query.cumsum(1) - 1) % config.num_query_tokens == 0)
-    order = torch.where(is_run_start, where, length).sort(dim=1).values
-    run_starts = torch.nn.functional.pad(order, (0, max_runs), value=length)[:, :max_runs]  # (B, R)
+    order = torch.where(is_run_start, where, length).sort(dim=1)[0]
+    run_starts = torch.nn.functional.pad(order - length, (0, max_runs))[:, :max_runs] + length  # (B, R)
     valid = run_starts < length
     positions = run_starts[:, :, None] + torch.arange(config.num_query_tokens, device=input_ids.device)  # (B, R, Q)
     positions = positions.clamp(max=length - 1)
@@ -127,14 +130,14 @@ def find_query_spans(
     is_padding = padding_of(attention_mask, input_ids)
     starts = question_starts(is_image, input_ids, config.user_prefix_ids, pad_token_id, is_padding)
     starts = starts | shift(run_ends, 1)
-    last_start = torch.where(starts, where, 0).cummax(dim=1).values  # (B, L)
+    last_start = torch.where(starts, where, 0).cummax(dim=1)[0]  # (B, L)
     question_start = last_start.gather(1, run_starts.clamp(max=length - 1))  # (B, R)
     question = (where >= question_start[:, :, None]) & (where < run_starts[:, :, None])  # (B, R, L)
     question = question & valid[:, :, None] & ~is_image[:, None, :]
     if is_padding is not None:
         question = question & ~is_padding[:, None, :]
 
-    if num_cached and question[..., :num_cached].any():
+    if refuse_parts and num_cached and question[..., :num_cached].any():
         raise ValueError(
             "A question must enter the model together with its queries, but a part of it is in the cache already. "
             "Pass a turn in one piece, and generate without `prefill_chunk_size`."
@@ -144,9 +147,10 @@ def find_query_spans(
     image_positions = is_image.flatten().cumsum(0)
     first_tokens = torch.arange(num_images, device=input_ids.device) * tokens_per_image + 1
     first = torch.searchsorted(image_positions, first_tokens)  # (N,), B * L for an image without placeholders
-    image_rows = (first // length).clamp(max=input_ids.shape[0] - 1)
+    row = first // length
+    image_rows = row.clamp(max=input_ids.shape[0] - 1)
     placed = first < input_ids.numel()
     run_of_row = run_starts[image_rows]  # (N, R)
-    visible = placed[:, None] & valid[image_rows] & ((first % length)[:, None] < run_of_row)
+    visible = placed[:, None] & valid[image_rows] & ((first - row * length)[:, None] < run_of_row)
     positions = (positions - num_cached).clamp(min=0)
     return QuerySpans(positions, valid, question[..., num_cached:], image_rows, visible)

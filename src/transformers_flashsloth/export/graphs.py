@@ -1,0 +1,112 @@
+"""
+The two graphs of an exported FlashSloth, as modules that can be traced.
+
+An image is encoded once; everything else is in one decoder, which reads a prompt, a later turn or a single token alike.
+A client only keeps ids, keys, values and encoded images.
+"""
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+from ..model.decoders import finish_logits, undo_scale
+from ..model.embedded_query import calls_at, put_queries
+from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
+from ..model.prompt_memory import CACHE
+from ..model.question_spans import find_query_spans
+
+
+class ImageEncoder(nn.Module):
+    """
+    Images to what the decoder reads of them.
+
+    Args:
+        model ([`FlashSlothForConditionalGeneration`]): in evaluation mode.
+        window (`tuple[int, int]`): in which patches are pooled, one of `config.windows`.
+    """
+
+    def __init__(self, model: FlashSlothForConditionalGeneration, window: tuple[int, int]):
+        super().__init__()
+        self.model, self.window = model.model, window
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels `(N, V, 3, H, W)` to visual tokens `(N, V*T, D)` and un-pooled patches `(N, V*P, Dv)`."""
+        images = self.model.get_image_features(pixel_values, pooling_window=self.window, return_dict=True)
+        return images.pooler_output, images.last_hidden_state
+
+
+class Decoder(nn.Module):
+    """
+    One step: positions behind the cached ones to the logits of the last of them, and to all keys and values.
+
+    Args:
+        model ([`FlashSlothForConditionalGeneration`]): in evaluation mode.
+    """
+
+    def __init__(self, model: FlashSlothForConditionalGeneration):
+        super().__init__()
+        self.model, self.lm_head, self.config = model.model, model.lm_head, model.config
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_tokens: torch.Tensor,
+        image_features: torch.Tensor,
+        past: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        """
+        Args:
+            input_ids (`torch.LongTensor`): all ids so far, cached ones included, `(B, L)`.
+            attention_mask (`torch.LongTensor`): 0 at padding, `(B, L)`.
+            image_tokens, image_features (`torch.Tensor`): of all images so far in reading order, `(N, V*T, D)` and
+                `(N, V*P, Dv)`; one that no placeholder stands for where there is none.
+            past (`list[torch.Tensor]`): keys and values of each layer, `(B, H, cached, d)`.
+
+        Returns:
+            logits `(B, 1, vocabulary)` in float32, minus infinity at placeholders, then the present keys and values.
+        """
+        config, num_cached = self.config, past[0].shape[2]
+        new_ids = input_ids[:, num_cached:]
+        embeds = self._embed(input_ids, new_ids, num_cached, image_tokens)
+        embq = {}
+        if self.model.embq is not None:
+            spans = find_query_spans(
+                input_ids,
+                config,
+                max_runs=new_ids.shape[1] // (config.num_query_tokens + 1) + 1,
+                num_images=image_features.shape[0],
+                tokens_per_image=image_tokens.shape[1],
+                num_cached=num_cached,
+                attention_mask=attention_mask,
+                refuse_parts=False,  # which nothing in a graph could; the client passes turns whole
+            )
+            embq = calls_at(config.embq_layers, self.model.embq_modules, image_features, spans)
+        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        outputs = self.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=positions[:, num_cached:],
+            use_cache=True,
+            embq=embq,
+            **{CACHE: DynamicCache(list(zip(past[::2], past[1::2], strict=True)))},
+        )
+        logits = finish_logits(self.lm_head(outputs.last_hidden_state[:, -1:]), config.text_config).float()
+        placeholders = torch.tensor(config.placeholder_ids, device=logits.device)
+        logits = logits.index_fill(-1, placeholders, float("-inf"))
+        present = [part for layer in getattr(outputs, CACHE).layers for part in (layer.keys, layer.values)]
+        return (logits, *present)
+
+    def _embed(
+        self, input_ids: torch.Tensor, new_ids: torch.Tensor, num_cached: int, image_tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """Embeddings of the new positions with queries and visual tokens in their places, `(B, new, D)`."""
+        embeds = self.model.get_input_embeddings()(new_ids)
+        if self.model.query_tokens is not None:
+            embeds = put_queries(self.model, new_ids, embeds)
+        # The n-th image position of the batch holds the n-th visual token, also behind cached ones.
+        is_image = input_ids == self.config.image_token_id
+        numbers = is_image.flatten().long().cumsum(0).view_as(input_ids)[:, num_cached:] - 1
+        is_image = is_image[:, num_cached:]
+        tokens = undo_scale(image_tokens, self.config.text_config).flatten(0, 1).to(embeds.dtype)  # (N*V*T, D)
+        return torch.where(is_image[..., None], tokens[torch.where(is_image, numbers, 0)], embeds)

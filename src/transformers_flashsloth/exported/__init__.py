@@ -1,0 +1,1 @@
+"""Exported checkpoints, opened and run without PyTorch's models."""

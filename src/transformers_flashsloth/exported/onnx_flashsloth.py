@@ -1,0 +1,218 @@
+"""An exported FlashSloth with the `generate` of transformers, on ONNX Runtime."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ..model.configuration_flashsloth import FlashSlothConfig
+from ..model.prompt_memory import CACHE, one_cache
+from .manifest import DECODER, IMAGE_ENCODER, read_manifest
+
+
+class EncodedImages:
+    """
+    Images as the decoder reads them. No tensor, so that generation repeats rows without them.
+
+    Attributes:
+        tokens, features (`np.ndarray`): `(N, V*T, D)` and `(N, V*P, Dv)`.
+        rows (`list[int]`): how many of them each row of the prompt has.
+    """
+
+    def __init__(self, tokens: np.ndarray, features: np.ndarray, rows: list[int]):
+        self.tokens, self.features, self.rows = tokens, features, rows
+
+    def of_rows(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and features where each row of the prompt was repeated, as for beams and several answers."""
+        times = num_rows // len(self.rows)
+        if times == 1:
+            return self.tokens, self.features
+        ends = np.cumsum(self.rows)
+        order = [i for end, count in zip(ends, self.rows, strict=True) for _ in range(times)
+                 for i in range(end - count, end)]  # fmt: skip
+        order = order or [0]
+        return self.tokens[order], self.features[order]
+
+
+class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
+    """
+    A FlashSloth that `flashsloth export` wrote, as [`FlashSlothForConditionalGeneration`] answers: `generate` takes
+    what [`FlashSlothProcessor`] makes, in batches, greedily or by sampling or beams, streamed, and with a kept cache.
+    It computes on ONNX Runtime and needs no weights of PyTorch.
+
+    Attributes:
+        config ([`FlashSlothConfig`]): of the model that was exported.
+        manifest (`dict`): what was exported, and how.
+    """
+
+    config_class = FlashSlothConfig
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+
+    def __init__(self, encoder, decoder, config: FlashSlothConfig, generation_config: GenerationConfig, manifest: dict):
+        super().__init__(config)
+        self.encoder, self.decoder, self.manifest = encoder, decoder, manifest
+        self.generation_config = generation_config
+        self.names = [value.name for value in decoder.get_inputs()]
+        self.kinds = {value.name: _dtype(value.type) for value in (*encoder.get_inputs(), *decoder.get_inputs())}
+        self.shapes = {value.name: value.shape for value in decoder.get_inputs()}
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | Path, providers: list[str] | None = None, threads: int | None = None
+    ) -> "OnnxFlashSloth":
+        """
+        Opens what `flashsloth export` wrote.
+
+        Args:
+            directory (`str` or `Path`): an exported checkpoint.
+            providers (`list[str]`, *optional*): execution providers of ONNX Runtime, the first that can goes first; by
+                default the CPU's.
+            threads (`int`, *optional*): of each operation; ONNX Runtime's own choice by default.
+
+        Raises:
+            ValueError: if the directory is no exported checkpoint, or not whole.
+            ImportError: if ONNX Runtime is not installed.
+        """
+        manifest = read_manifest(directory)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("An exported checkpoint needs ONNX Runtime: pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        sessions = [
+            onnxruntime.InferenceSession(
+                str(Path(directory, name)), options, providers=providers or ["CPUExecutionProvider"]
+            )
+            for name in (IMAGE_ENCODER, DECODER)
+        ]
+        config, generation_config = FlashSlothConfig.from_pretrained(directory), _generation_config(directory)
+        return cls(*sessions, config, generation_config, manifest)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs and outputs are; `providers` say where it computes."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the logits."""
+        return torch.float32
+
+    def to(self, *args, **kwargs) -> "OnnxFlashSloth":
+        """Itself: it has no weights of PyTorch that could be moved."""
+        return self
+
+    def encode(self, pixel_values: torch.Tensor, rows: list[int]) -> EncodedImages:
+        """
+        Encodes images once, for many prompts.
+
+        Args:
+            pixel_values (`torch.Tensor`): `(N, V, 3, H, W)`.
+            rows (`list[int]`): how many of the N images each row of the prompts has.
+        """
+        tokens, features = self.encoder.run(None, {"pixel_values": self._array("pixel_values", pixel_values)})
+        return EncodedImages(tokens, features, rows)
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, *args, pixel_values: torch.Tensor | None = None, **kwargs):
+        """
+        As [`FlashSlothForConditionalGeneration.generate`], but a kept cache wants the images of the whole conversation
+        in `pixel_values`, or as `images` what `encode` returned.
+
+        Raises:
+            ValueError: if images and placeholders do not match.
+        """
+        if inputs is not None:
+            kwargs.setdefault("input_ids", inputs)
+        input_ids = kwargs["input_ids"]
+        cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        kwargs |= {} if cache is None else {CACHE: cache}
+        if kwargs.get("images") is None:
+            kwargs["images"] = self._images(input_ids, pixel_values)
+        kwargs.pop("mm_token_type_ids", None)
+        return super().generate(*args, **kwargs)
+
+    def _images(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> EncodedImages:
+        """The images of a prompt, held against its placeholders; a blank one where there is none."""
+        counts = (input_ids == self.config.image_token_id).sum(1).tolist()
+        if pixel_values is None:
+            if any(counts):
+                raise ValueError(f"The prompt has {sum(counts)} image placeholders and no image: pass `pixel_values`.")
+            widths = self.shapes["image_tokens"][2], self.shapes["image_features"][2]
+            return EncodedImages(*(np.zeros((1, 1, width), np.float32) for width in widths), [0] * len(counts))
+        window = tuple(self.manifest["pooling_window"])
+        tokens = next(tokens for tokens, known in self.config.windows.items() if known == window)
+        per_image = tokens * pixel_values.shape[1]
+        if any(count % per_image for count in counts) or sum(counts) != per_image * len(pixel_values):
+            raise ValueError(
+                f"Images and placeholders do not match: {len(pixel_values)} images of {per_image} tokens each, and "
+                f"{counts} placeholders a row. This checkpoint was exported for a `pooling_window` of {list(window)}."
+            )
+        return self.encode(pixel_values, [count // per_image for count in counts])
+
+    def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs) -> dict:
+        """All ids so far: the graph counts placeholders and finds questions in them; the cache says which are new."""
+        cache = one_cache(kwargs.get("cache"), kwargs.get("past_key_values"))
+        return {"input_ids": input_ids, "attention_mask": kwargs["attention_mask"], "images": kwargs["images"],
+                CACHE: cache}  # fmt: skip
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        images: EncodedImages,
+        attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """
+        Runs the decoder on what is behind the cache.
+
+        Args:
+            input_ids (`torch.LongTensor`): all ids so far, `(B, L)`.
+            images ([`EncodedImages`]): all images so far.
+            attention_mask (`torch.Tensor`, *optional*): 0 at padding, `(B, L)`.
+            cache or past_key_values (`Cache`, *optional*): gets the new keys and values.
+
+        Returns:
+            logits of the last position, `(B, 1, vocabulary)`, and the cache.
+        """
+        cache = one_cache(cache, past_key_values)
+        cache = DynamicCache() if cache is None else cache
+        past = cache.get_seq_length()
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        tokens, features = images.of_rows(input_ids.shape[0])
+        feed = {"input_ids": input_ids, "attention_mask": mask, "image_tokens": tokens, "image_features": features}
+        for name in self.names[len(feed) :]:
+            _, layer, part = name.split(".")
+            _, heads, _, width = self.shapes[name]
+            empty = torch.zeros(input_ids.shape[0], heads, 0, width)
+            feed[name] = getattr(cache.layers[int(layer)], f"{part}s") if past else empty
+        logits, *present = self.decoder.run(None, {name: self._array(name, value) for name, value in feed.items()})
+        for layer, (keys, values) in enumerate(zip(present[::2], present[1::2], strict=True)):
+            keys, values = torch.from_numpy(keys), torch.from_numpy(values)
+            cache.update(keys[:, :, past:], values[:, :, past:], layer)
+        return CausalLMOutputWithPast(logits=torch.from_numpy(logits), **{CACHE: cache})
+
+    def _array(self, name: str, value: torch.Tensor | np.ndarray) -> np.ndarray:
+        value = value.numpy() if isinstance(value, torch.Tensor) else value
+        return np.ascontiguousarray(value, dtype=self.kinds[name])
+
+
+def _dtype(name: str) -> type:
+    """That of NumPy for what ONNX Runtime calls `tensor(float16)`."""
+    return {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}[name]
+
+
+def _generation_config(directory: str | Path) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(directory)
+    except OSError:
+        return GenerationConfig()

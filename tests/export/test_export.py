@@ -1,0 +1,190 @@
+"""Exported graphs answer as the model does: rows, lengths, images, views and caches other than those traced."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from packaging.version import Version
+
+pytest.importorskip("onnxscript", reason="needs the extra `export`")
+pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+if Version(transformers.__version__).release < (5, 23):
+    pytest.skip("transformers' exporter changed in 5.23", allow_module_level=True)
+
+from flashsloth_command import main
+from tests.tiny_backbones import IMAGE, TEXT, build, inputs_of, small
+from transformers_flashsloth import FlashSlothProcessor
+from transformers_flashsloth.checkpoints.opening import InputError
+from transformers_flashsloth.export import tracing, writing
+from transformers_flashsloth.exported.manifest import MANIFEST, read_manifest
+from transformers_flashsloth.exported.onnx_flashsloth import OnnxFlashSloth
+
+QUESTIONS = [10, 11, 12], [20, 21, 22, 23, 24], [30]
+# Random weights so large that no answer hangs on a rounding.
+CLEAR = {"initializer_range": 0.5}
+DECODERS = {
+    "llama": ("llama", {}, {"embq_layer": [0, 2]}),
+    "qwen3": ("qwen3", {"tie_word_embeddings": True}, {"query_init_token_id": None}),
+    "gemma2": ("gemma2", {"query_pre_attn_scalar": 8, "sliding_window": 64}, {}),
+    "granite": ("granite", {}, {}),
+    "llama without queries": ("llama", {}, {"num_query_tokens": 0}),
+    "llama without pooling": ("llama", {}, {"pooling": "none"}),
+    "llama, oblong windows": ("llama", {}, {"pooling_window": [1, 2]}),
+}
+
+
+def exported(model, directory, window=None) -> OnnxFlashSloth:
+    directory.mkdir(exist_ok=True)
+    writing.write_graphs(model, window or model.config.window, directory)
+    return OnnxFlashSloth.from_pretrained(directory, threads=1)
+
+
+def assert_alike(model, other, **options):
+    """Single rows, ragged batches, beams, text alone, several views, several images, and turns over a cache."""
+    options = {"max_new_tokens": 6, "do_sample": False} | options
+    prompts = [inputs_of(model, *QUESTIONS), inputs_of(model, QUESTIONS[1]), inputs_of(model, QUESTIONS[0], views=2)]
+    text = {name: value for name, value in prompts[1].items() if name != "pixel_values"}
+    text["input_ids"] = text["input_ids"].masked_fill(text["input_ids"] == IMAGE, 9)
+    first = prompts[1]["input_ids"]
+    two = {
+        "input_ids": torch.cat([first, first], dim=1),
+        "attention_mask": torch.ones(1, 2 * first.shape[1], dtype=torch.long),
+        "pixel_values": torch.cat([prompts[1]["pixel_values"], -prompts[1]["pixel_values"]]),
+    }
+    for inputs in (*prompts, text, two):
+        assert torch.equal(model.generate(**inputs, **options), other.generate(**inputs, **options))
+    beams = options | {"num_beams": 3, "num_return_sequences": 2}
+    assert torch.equal(model.generate(**prompts[0], **beams), other.generate(**prompts[0], **beams))
+    cache = transformers.DynamicCache()
+    turn = {"input_ids": first, "pixel_values": prompts[1]["pixel_values"]}
+    other.generate(**turn, past_key_values=cache, max_new_tokens=1)
+    assert cache.get_seq_length() == first.shape[1]
+    assert torch.equal(model.generate(**two, **options), other.generate(**two, **options, past_key_values=cache))
+
+
+@pytest.fixture(scope="module")
+def phi(tmp_path_factory):
+    model = build(small("phi", TEXT, **CLEAR))
+    return model, exported(model, tmp_path_factory.mktemp("phi"))
+
+
+def test_answers_equal_the_models(phi):
+    assert_alike(*phi)
+
+
+def test_embq_matters_in_these(phi):
+    """Or its place in the graph would be shown by nothing."""
+    model, other = phi
+    inputs = inputs_of(model, *QUESTIONS)
+    changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(0)}
+    logits = other.forward(inputs["input_ids"], other._images(inputs["input_ids"], inputs["pixel_values"]),
+                           inputs["attention_mask"]).logits  # fmt: skip
+    moved = other.forward(changed["input_ids"], other._images(changed["input_ids"], changed["pixel_values"]),
+                          changed["attention_mask"]).logits  # fmt: skip
+    assert (logits - moved).abs().nan_to_num(0).max() > 0.1
+    expected = model(**inputs).logits[:, -1:]
+    kept = torch.isfinite(logits)
+    torch.testing.assert_close(logits[kept], expected[kept], atol=1e-4, rtol=1e-4)
+
+
+def test_images_that_do_not_match_are_refused(phi):
+    model, other = phi
+    inputs = inputs_of(model, QUESTIONS[0])
+    with pytest.raises(ValueError, match=r"1 images of 4 tokens each, and \[3\] placeholders a row"):
+        ids = inputs["input_ids"].clone()
+        ids[0, (ids[0] == IMAGE).nonzero()[0]] = 9
+        other.generate(input_ids=ids, pixel_values=inputs["pixel_values"], max_new_tokens=2)
+    with pytest.raises(ValueError, match="4 image placeholders and no image"):
+        other.generate(input_ids=inputs["input_ids"], max_new_tokens=2)
+
+
+def test_sampling_draws_the_same(phi):
+    model, other = phi
+    inputs = inputs_of(model, *QUESTIONS)
+    options = {"do_sample": True, "temperature": 5.0, "num_return_sequences": 3, "max_new_tokens": 6}
+    drawn = []
+    for one in (model, other):
+        torch.manual_seed(0)
+        drawn.append(one.generate(**inputs, **options))
+    assert torch.equal(*drawn) and len({tuple(row.tolist()) for row in drawn[0]}) > 3
+
+
+def test_a_size_that_was_fixed_is_not_written(phi, monkeypatch):
+    model, _ = phi
+    monkeypatch.setattr(tracing, "Dim", type("Fixed", (), {"AUTO": None}))
+    with pytest.raises(RuntimeError, match=r"`pixel_values` was traced for .*, but images, views must be dynamic"):
+        tracing.trace_image_encoder(model, model.config.window)
+
+
+def test_what_is_no_export_is_said(phi, tmp_path):
+    with pytest.raises(ValueError, match=r"is no exported checkpoint, which has a export.json"):
+        read_manifest(tmp_path)
+    (tmp_path / MANIFEST).write_text(json.dumps({"version": 99, "files": []}))
+    with pytest.raises(ValueError, match="was exported in version 99, this package reads up to 1"):
+        read_manifest(tmp_path)
+    (tmp_path / MANIFEST).write_text(json.dumps({"version": 1, "files": ["decoder.onnx"]}))
+    with pytest.raises(ValueError, match=r"lacks decoder.onnx, which its export.json names"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_other_decoders_and_shapes(tmp_path, decoder):
+    kind, extra, choices = DECODERS[decoder]
+    model = build(small(kind, TEXT, **CLEAR | extra), **choices)
+    assert_alike(model, exported(model, tmp_path))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_checkpoint):
+    """An export by the command."""
+    output = tmp_path_factory.mktemp("whole") / "exported"
+    assert main(["export", str(output), "--model", str(tiny_checkpoint)]) == 0
+    return output
+
+
+def test_ask_opens_an_export(whole, tiny_checkpoint, tmp_path, capsys):
+    from PIL import Image
+
+    image = tmp_path / "blue.png"
+    Image.new("RGB", (20, 10), "blue").save(image)
+    answers = []
+    for checkpoint in (tiny_checkpoint, whole):
+        assert main(["ask", str(image), "What is it?", "--model", str(checkpoint), "--max-new-tokens", "5"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    windows = FlashSlothProcessor.from_pretrained(tiny_checkpoint).windows
+    other = next(tokens for tokens, window in windows.items() if [*window] != read_manifest(whole)["pooling_window"])
+    for option, said in (
+        (["--explain", str(tmp_path / "x.png")], "answers and explains nothing"),
+        (["--dtype", "bfloat16"], "was exported in fp32, for ONNX Runtime: leave `dtype` out"),
+        (["--visual-tokens", str(other)], "export it again with `--visual-tokens`"),
+    ):
+        assert main(["ask", str(image), "What?", "--model", str(whole), *option]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_an_export_that_differs(tiny_checkpoint, tmp_path, monkeypatch):
+    def wrong(model, window, directory, *args):
+        with torch.no_grad():
+            model.lm_head.weight.mul_(-1)
+        try:
+            return write(model, window, directory, *args)
+        finally:
+            with torch.no_grad():
+                model.lm_head.weight.mul_(-1)
+
+    write = writing.write_graphs
+    monkeypatch.setattr(writing, "write_graphs", wrong)
+    with pytest.raises(InputError, match=r"only \d+ of \d+ answers in fp32 equal those of the model"):
+        writing.export_checkpoint(str(tiny_checkpoint), tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
+
+
+def test_there_is_no_such_precision_or_number_of_tokens(tiny_checkpoint, tmp_path):
+    with pytest.raises(InputError, match="no precision 'fp8'; choose one of fp32, fp16, uint8, q4"):
+        writing.export_checkpoint(str(tiny_checkpoint), tmp_path / "exported", precision="fp8")
+    with pytest.raises(InputError, match="a view cannot become 7 visual tokens"):
+        writing.export_checkpoint(str(tiny_checkpoint), tmp_path / "exported", visual_tokens=7)
+    assert not list(tmp_path.iterdir())
