@@ -1,4 +1,4 @@
-"""Documents of easy-VQA's official test, read by lmms-eval through `easy_vqa.yaml`, which loads this file by its path."""
+"""Documents of easy-VQA's official test; lmms-eval loads this file by its path, from `easy_vqa.yaml`."""
 
 from pathlib import Path
 
