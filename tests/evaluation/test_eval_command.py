@@ -34,6 +34,7 @@ def runs(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(running, "_run", fake)
     monkeypatch.setattr(command, "check_installed", lambda: None)
+    monkeypatch.setattr(command, "_open_model", lambda given, options: FakeModel())
     monkeypatch.setattr(command, "version", lambda name: "0.7.3")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("RANK", raising=False)

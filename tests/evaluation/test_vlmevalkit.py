@@ -17,15 +17,16 @@ from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
 uvicorn = pytest.importorskip("uvicorn")
 serving = pytest.importorskip("transformers_flashsloth.serving.server")
-
-from transformers_flashsloth.serving.images import ImageReader
+images = pytest.importorskip("transformers_flashsloth.serving.images")
 
 EXAMPLES = Path(DEFAULT_CHECKPOINT).parent / "examples"
 
 
 @pytest.fixture(scope="module")
 def api_base():
-    app = serving.build_app("flashsloth", Conversation([], device="cpu"), ImageReader(EXAMPLES, private_urls=True))
+    app = serving.build_app(
+        "flashsloth", Conversation([], device="cpu"), images.ImageReader(EXAMPLES, private_urls=True)
+    )
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = Thread(target=server.run, daemon=True)
     thread.start()
@@ -65,6 +66,8 @@ def test_its_requests_are_answered(api_base):
     assert posted(api_base, [fox, question], system_prompt="Answer with a word.")
 
 
-def test_its_default_of_2048_tokens_is_beyond_the_context(api_base):
-    with pytest.raises(urllib.error.HTTPError, match="400|422"):
-        posted(api_base, [{"type": "text", "value": "What is this?"}], max_tokens=2048)
+def test_its_own_longest_answer_is_taken_and_a_longer_one_refused(api_base):
+    question = [{"type": "text", "value": "What is this?"}]
+    assert posted(api_base, question, max_tokens=2048)
+    with pytest.raises(urllib.error.HTTPError, match="Error 4"):
+        posted(api_base, question, max_tokens=4096)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..checkpoints.opening import LOAD_IN, InputError, local_directory, open_processor
 from ..checkpoints.options import loading_options, positive
 from .paper import PAPER, tasks_of
-from .plugin import CLASS_PATH, check_installed
+from .plugin import MODEL_ID, check_installed
 from .report import markdown, rows_of, write_into_card
 from .running import run_tasks
 
@@ -35,15 +35,16 @@ def evaluate(arguments: list[str], prog: str) -> int:
     }
     given = {name: value for name, value in choices.items() if value is not None}
 
-    def open_model():
-        from lmms_eval.models import get_model
-
-        return get_model("flashsloth")(**given, batch_size=options.batch_size, device=options.device)
-
     is_first = int(os.environ.get("RANK", 0)) == 0
-    settings = given | {"pretrained": options.model, "lmms_eval": version("lmms_eval"), "class": CLASS_PATH}
+    settings = given | {"pretrained": options.model, "lmms_eval": version("lmms_eval")}
     outcomes = run_tasks(
-        open_model, tasks, settings, options.output, options.include_path, options.limit, _say if is_first else _quiet
+        lambda: _open_model(given, options),
+        tasks,
+        settings,
+        options.output,
+        options.include_path,
+        options.limit,
+        _say if is_first else _quiet,
     )
     if not is_first:
         return 0
@@ -61,6 +62,12 @@ def evaluate(arguments: list[str], prog: str) -> int:
         reason = next(row["problem"] for row in rows if row.get("problem"))
         raise FailedTasks(f"{len(failed)} of {len(tasks)} tasks failed: {', '.join(failed)}; {failed[0]}: {reason}")
     return 0
+
+
+def _open_model(given: dict, options: argparse.Namespace):
+    from lmms_eval.models import get_model
+
+    return get_model(MODEL_ID)(**given, batch_size=options.batch_size, device=options.device)
 
 
 class FailedTasks(RuntimeError):

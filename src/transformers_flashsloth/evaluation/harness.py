@@ -57,7 +57,7 @@ class FlashSlothEvaluated(lmms):
         self._world_size = self.accelerator.num_processes
         if self._world_size > 1 and options.get("device_map") is not None:
             raise InputError("device_map= spreads a model over devices, which several ranks have one each of: use one")
-        if device is None and options.get("device_map") is None:
+        if self._world_size > 1 or (device is None and options.get("device_map") is None):
             device = str(self.accelerator.device)
         self.answerer = open_answerer(pretrained, batch_size=int(batch_size), device=device, **options)
         self.batch_size = int(batch_size)

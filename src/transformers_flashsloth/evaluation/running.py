@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .paper import BY_TASK, UNTIL_THE_END, why_not
+from .plugin import MODEL_ID
 
 TASKS = Path(__file__).with_name("tasks")  # of this package
 NO_FIGURES = {"samples", "sample_len", "submission"}
@@ -70,8 +71,6 @@ def run_tasks(
 def _run(model, task: str, include_path: str | None, limit: int | None) -> Outcome:
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
-
-    from .plugin import MODEL_ID
 
     try:
         paths = [str(TASKS), *([] if include_path is None else [include_path])]
