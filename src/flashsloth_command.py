@@ -22,6 +22,7 @@ COMMANDS = {
     "train lora": ("training.command:lora", "fine-tune with LoRA on your images, questions and answers"),
     "train stage1": ("training.command:stage1", "train the release's first stage: captions"),
     "train stage2": ("training.command:stage2", "train the release's second stage: instructions"),
+    "eval": ("evaluation.command:evaluate", "score a model on tasks of lmms-eval, such as the paper's benchmarks"),
     "serve": ("serving.command:serve", "answer OpenAI's chat completions over HTTP"),
 }
 LONGEST_ERROR = 400  # characters
