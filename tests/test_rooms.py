@@ -13,7 +13,7 @@ PACKAGE = Path(transformers_flashsloth.__file__).parent
 FLOORS = (
     {"model"},
     {"checkpoints"},
-    {"building", "publishing", "exported"},
+    {"answering", "building", "publishing", "exported"},
     {"authors", "asking"},
     {"training", "serving", "vllm", "evaluation", "export", "demo"},
     {""},  # the package itself

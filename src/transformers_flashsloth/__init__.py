@@ -16,6 +16,8 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # `transformers` has it with torchvision
 
+from .answering.answers import answer_all
+from .answering.features import FeatureStore
 from .authors.auto import AuthorsModel, AuthorsProcessor
 from .authors.format import ARCHITECTURE, AUTHORS_TO_OURS
 from .authors.loading import AuthorsFormat
@@ -78,6 +80,7 @@ __all__ = [
     "COMPRESSOR_MODULES",
     "DECODER_LINEARS",
     "OUTSIDE_THE_DECODER",
+    "FeatureStore",
     "FlashSlothConfig",
     "FlashSlothForConditionalGeneration",
     "FlashSlothImageProcessor",
@@ -86,5 +89,6 @@ __all__ = [
     "FlashSlothPreTrainedModel",
     "FlashSlothProcessor",
     "FlashSlothVideoProcessor",
+    "answer_all",
     "from_backbones",
 ]

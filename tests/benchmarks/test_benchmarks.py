@@ -19,11 +19,12 @@ from benchmarks import (
     preprocessing,
     quantised,
     report,
+    reuse,
     rivals,
     sampling,
 )
-from benchmarks.measure import PeakMemory, count_flops, slope, summary
-from benchmarks.ours import PRESETS, flashsloth_config
+from benchmarks.measure import Clock, PeakMemory, count_flops, slope, summary
+from benchmarks.ours import PRESETS, ask_flashsloth, build_flashsloth, flashsloth_config
 from benchmarks.sampling import Sampler
 from benchmarks.subjects import photo
 from benchmarks.worker import FLASHSLOTH_NAMES, Settings
@@ -286,6 +287,28 @@ class TestOtherCommands:
                 if name.startswith("FlashSloth")
             )
         assert plain.tolist() == twin.tolist()
+
+    def test_reuse(self, tmp_path, capsys):
+        reuse.main([*QUICK, "--repeats", "1", "--output", str(tmp_path)])
+        found = json.loads((tmp_path / "reuse.json").read_text())
+        assert found["many"]["equal"] == found["many"]["questions"] == 20
+        assert found["base"]["first question"]["wall"]["median"] == 1
+        assert "| HD, prefix kept |" in capsys.readouterr().out
+
+    def test_reuse_computes_a_second_question_alone(self):
+        """Positions that enter the decoder, and images that enter the tower, in each way."""
+        model = build_flashsloth("ours", "cpu", torch.float32, tiny=True)
+        subject = ask_flashsloth(model, "cpu", torch.float32, hd=True)
+        subject.stages.remove()
+        positions, views = [], []
+        model.model.language_model.register_forward_pre_hook(
+            lambda module, args, kwargs: positions.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+        )
+        model.model.vision_tower.register_forward_hook(lambda *_, **__: views.append(1))
+        with torch.inference_mode():
+            reuse.sample(subject, Clock("cpu"))
+        before = 32 + 405 + 1
+        assert positions == [476, 476, before, 476 - before] and len(views) == 1
 
     def test_preprocessing(self, tmp_path, capsys):
         preprocessing.main([*QUICK, "--repeats", "1", "--output", str(tmp_path)])

@@ -72,7 +72,7 @@ def test_answers_equal_the_models(phi):
 
 
 def test_beams_are_followed(phi):
-    """Of the shares of tokens that can be answered: placeholders have none in a graph, where they count in the model."""
+    """Scored among tokens that can be answered: placeholders have no share in a graph, where they have in the model."""
     model, other = phi
     inputs = inputs_of(model, *QUESTIONS)
     beams = {"max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2, "do_sample": False}

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPConnection
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +24,7 @@ from openai import APIStatusError, OpenAI
 
 import flashsloth_command as command
 from tests.encoded_images import data_uri, png_of
+from transformers_flashsloth.answering.features import FeatureStore
 from transformers_flashsloth.asking.conversation import Conversation
 from transformers_flashsloth.serving import server as serving
 from transformers_flashsloth.serving.images import ImageReader
@@ -57,11 +60,11 @@ def directory(tmp_path_factory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def port(conversation, directory):
+@contextmanager
+def serving_of(conversation: Conversation, directory: Path, features: FeatureStore | None = None) -> Iterator[int]:
     """The port of a server in a thread of this process."""
-    app = serving.build_app("flashsloth", conversation, ImageReader(directory, private_urls=True))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    app = serving.build_app("flashsloth", conversation, ImageReader(directory, private_urls=True), features)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", log_config=None))
     thread = Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
@@ -70,6 +73,13 @@ def port(conversation, directory):
     server.should_exit = True
     thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def port(conversation, directory):
+    """The port of a server that keeps features, as `flashsloth serve` does."""
+    with serving_of(conversation, directory, FeatureStore(10**8)) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +107,9 @@ def expected(conversation) -> list[str]:
     return [generated(conversation, example["question"], EXAMPLES / example["image"]) for example in QUESTIONS]
 
 
-def generated(conversation: Conversation, question: str, *images: Path) -> str:
+def generated(
+    conversation: Conversation, question: str, *images: Path, max_new_tokens: int = 50, **processor_kwargs
+) -> str:
     content = [*({"type": "image", "path": str(image)} for image in images), {"type": "text", "text": question}]
     inputs = conversation.processor.apply_chat_template(
         [{"role": "user", "content": content}],
@@ -105,8 +117,9 @@ def generated(conversation: Conversation, question: str, *images: Path) -> str:
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
+        processor_kwargs=processor_kwargs,
     )
-    output = conversation.model.generate(**inputs, max_new_tokens=50)
+    output = conversation.model.generate(**inputs, max_new_tokens=max_new_tokens)
     new_tokens = output[0, inputs["input_ids"].shape[1] :]
     return conversation.processor.decode(new_tokens, skip_special_tokens=True).strip()
 
@@ -433,5 +446,6 @@ def test_private_urls_are_for_clients_on_this_machine(arguments, allowed, monkey
 
     assert command.main(["serve", *arguments]) == 0
 
-    name, _, images = arguments_of_app[0]
+    name, _, images, features = arguments_of_app[0]
     assert (name, images.private_urls, images.directory) == ("flashsloth", allowed, None)
+    assert features.max_bytes == 512 * 10**6

@@ -19,7 +19,12 @@ def test_options_that_mean_the_same(tmp_path):
 
 def test_options_that_have_no_counterpart(monkeypatch, capsys):
     monkeypatch.setattr(with_vllm, "find_spec", lambda name: True)
-    for arguments, said in ((["--private-urls"], "--allowed-media-domains"), (["--device", "cpu"], "was built for")):
+    for arguments, said in (
+        (["--private-urls"], "--allowed-media-domains"),
+        (["--device", "cpu"], "was built for"),
+        (["--visual-tokens", "4"], "own window"),
+        (["--feature-cache-mb", "0"], "rules of its own"),
+    ):
         assert command.main(["serve", "--engine", "vllm", *arguments]) == 2
         assert said in capsys.readouterr().err
 

@@ -13,17 +13,38 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def ask(arguments: list[str], prog: str) -> int:
-    """Answers one question, and draws what was looked at if asked to."""
-    parser = argparse.ArgumentParser(prog=prog, parents=[_options()], description="Answers a question about images.")
-    parser.add_argument("question", metavar="QUESTION")
+    """Answers questions, and draws what was looked at for a single one if asked to."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        parents=[_options()],
+        usage=f"{prog} [OPTIONS] IMAGE [IMAGE ...] QUESTION\n"
+        f"       {prog} [OPTIONS] IMAGE [IMAGE ...] --question QUESTION [--question QUESTION ...]",
+        description="Answers a question about images, or several, each by itself and with an answer a line.",
+    )
+    parser.add_argument(
+        "--question",
+        action="append",
+        dest="questions",
+        metavar="QUESTION",
+        help="a question in place of the last argument; for several about the same images, which are read once",
+    )
     parser.add_argument("--explain", type=Path, metavar="OUT.png", help="draw what the model looked at")
     options = parser.parse_args(arguments)
+    if options.questions is None:
+        if len(options.images) < 2:
+            parser.error("the following arguments are required: QUESTION")
+        options.questions = [options.images.pop()]
     if options.explain and (problem := _cannot_write(options.explain)):
         raise InputError(problem)
+    if options.explain and len(options.questions) > 1:
+        raise InputError(f"an explanation is of one question, not of {len(options.questions)}: ask them one by one")
     conversation = _start(options)
     if options.explain:
         conversation.check_explains()
-    _answer(conversation, options.question)
+    if len(options.questions) > 1:
+        sys.stdout.writelines(f"{' '.join(answer.split())}\n" for answer in conversation.ask_each(options.questions))
+        return 0
+    _answer(conversation, options.questions[0])
     if options.explain:
         conversation.explain().save(options.explain)
     return 0

@@ -9,11 +9,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import torch
 from huggingface_hub.utils import enable_progress_bars
 from PIL import Image
 from transformers import BatchFeature
 from transformers.utils import logging
 
+from ..answering.answers import answer_all
 from ..checkpoints.opening import (
     DEFAULT_CHECKPOINT,
     InputError,
@@ -90,21 +92,22 @@ class Conversation:
         self.unseen_images = _read_images(images)
         if model is not None:
             self.model, self.processor, self.device = model, processor, model.device
-            self.explains = hasattr(model, "explain")
+            self.is_exported, self.explains = False, hasattr(model, "explain")
         else:
-            self.device = usable_device(device)
+            self.checkpoint = local_directory(checkpoint)
+            self.is_exported = is_exported(self.checkpoint)
+            self.device = torch.device("cpu") if self.is_exported else usable_device(device)
             self.quantisation_config = quantisation_config(load_in, self.device)
             self.dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
-            self.checkpoint = local_directory(checkpoint)
-            self.explains = not is_exported(self.checkpoint)
-            if not self.explains:
+            self.explains = not self.is_exported
+            if self.is_exported:
                 check_options(self.checkpoint, {"device": device, "dtype": dtype, "load_in": load_in})
             self.processor = open_processor(self.checkpoint)
         self.lock = lock or nullcontext()
         self.processor_kwargs = {} if image_hd is None else {"image_hd": image_hd}
         if visual_tokens is not None:
-            self.processor_kwargs["pooling_window"] = _window_of(visual_tokens, self.processor)
-            if is_exported(self.checkpoint):
+            self.processor_kwargs["pooling_window"] = window_of(visual_tokens, self.processor)
+            if self.is_exported:
                 check_window(self.checkpoint, self.processor_kwargs["pooling_window"])
         self._decode_videos(num_frames)
         self.max_new_tokens = max_new_tokens
@@ -113,7 +116,7 @@ class Conversation:
     @cached_property
     def model(self) -> FlashSlothForConditionalGeneration:
         """The model, loaded when first needed."""
-        if is_exported(self.checkpoint):
+        if self.is_exported:
             return open_exported(self.checkpoint)
         if self.quantisation_config is not None:
             options = {"quantization_config": self.quantisation_config, "device_map": {"": self.device}}
@@ -205,6 +208,34 @@ class Conversation:
         self.unseen_images = []
         return answer
 
+    def ask_each(self, questions: list[str]) -> list[str]:
+        """
+        Answers questions, each by itself: none is remembered, and what they have in common is computed once.
+
+        Args:
+            questions (`list[str]`): as the user typed them.
+
+        Raises:
+            InputError: naming the first question that cannot be asked; nothing is answered then.
+        """
+        asked = []
+        for number, question in enumerate(questions, 1):
+            if not question.strip():
+                raise InputError(f"question {number} of {len(questions)} is empty")
+            content = [*self.unseen_images, {"type": "text", "text": question.strip()}]
+            asked.append([*self.messages, {"role": "user", "content": content}])
+            try:
+                self.processor.apply_chat_template(asked[-1], tokenize=False, add_generation_prompt=True)
+            except Exception as error:
+                raise InputError(f"question {number} of {len(questions)} cannot be asked: {error}") from error
+        if self.is_exported:
+            return [self._generate(self._prepared(messages)) for messages in asked]
+        options = {"processor_kwargs": self.processor_kwargs, "max_new_tokens": self.max_new_tokens}
+        try:
+            return answer_all(self.model, self.processor, asked, **options)
+        except ValueError as error:
+            raise InputError(error) from error
+
     def _decode_videos(self, num_frames: int | None) -> None:
         """Samples the videos once for all turns."""
         videos = [part for part in self.unseen_images if part["type"] == "video"]
@@ -247,7 +278,8 @@ def _read_images(sources: Pictures) -> list[dict]:
     ]
 
 
-def _window_of(visual_tokens: int, processor: FlashSlothProcessor) -> list[int]:
+def window_of(visual_tokens: int, processor: FlashSlothProcessor) -> list[int]:
+    """The pooling window that leaves so many tokens of a view. Raises InputError if there is none."""
     windows = processor.windows
     if visual_tokens not in windows:
         numbers = ", ".join(map(str, sorted(windows)))

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers.utils.import_utils import is_serve_available
 
 from ..checkpoints.opening import InputError
-from ..checkpoints.options import loading_options
+from ..checkpoints.options import loading_options, not_negative, positive
 from .with_vllm import serve_with_vllm
 
 
@@ -25,7 +25,9 @@ def serve(arguments: list[str], prog: str) -> int:
         port=options.port,
         directory=options.allow_files,
         private_urls=options.private_urls,
+        feature_cache_mb=options.feature_cache_mb,
         image_hd=options.hd,
+        visual_tokens=options.visual_tokens,
         device=options.device,
         dtype=options.dtype,
     )
@@ -59,5 +61,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--private-urls",
         action=argparse.BooleanOptionalAction,
         help="whether image URLs may lead to this machine and its network (default: if only this machine can ask)",
+    )
+    parser.add_argument(
+        "--visual-tokens",
+        type=positive,
+        metavar="N",
+        help="tokens that a view of an image becomes where a request does not say (default: as the model says)",
+    )
+    parser.add_argument(
+        "--feature-cache-mb",
+        type=not_negative,
+        metavar="MB",
+        help="most megabytes of encoded images that are kept for later requests; 0 for none (default: 512)",
     )
     return parser

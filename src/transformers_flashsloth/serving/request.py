@@ -87,7 +87,11 @@ def check_fields(body: dict) -> dict:
 
 
 class ChatRequest(BaseModel):
-    """OpenAI's fields that are served: none of them reaches into the chat template or the kinds of generation."""
+    """
+    OpenAI's fields that are served, none of which reaches into the chat template or the kinds of generation; and two of
+    our own, how the request's images are read where that is not as the server says: `image_hd`, and `visual_tokens`,
+    which a view becomes.
+    """
 
     model: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
@@ -99,3 +103,5 @@ class ChatRequest(BaseModel):
     frequency_penalty: Annotated[float, Field(gt=-1, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[list[StopString] | None, Field(max_length=4), BeforeValidator(_as_list)] = None
+    image_hd: bool | None = None
+    visual_tokens: Annotated[int, Field(ge=1)] | None = None

@@ -8,6 +8,7 @@ have public names but no promised interface.
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerateManager, GenerationState, Modality
 
-from ..asking.conversation import Conversation
+from ..answering.features import FeatureStore, with_features
+from ..asking.conversation import Conversation, window_of
 from ..checkpoints.opening import DEFAULT_CHECKPOINT, InputError
 from .images import ImageReader
 from .request import ChatRequest, ImagePart, TextPart, check_fields
@@ -35,6 +37,9 @@ MAX_BODY_BYTES = 32 * 2**20
 # No context holds as much; it bounds what the tokenizer is given.
 MAX_TEXT_BYTES = 200_000
 MAX_MESSAGE_CHARACTERS = 500
+DEFAULT_FEATURE_MB = 512
+# Written where uvicorn writes, so that a line about images stands beside that of its request.
+logger = logging.getLogger("uvicorn.error")
 
 
 def serve_checkpoint(
@@ -44,6 +49,7 @@ def serve_checkpoint(
     port: int = 8000,
     directory: Path | None = None,
     private_urls: bool | None = None,
+    feature_cache_mb: int | None = None,
     **loading,
 ) -> None:
     """
@@ -56,6 +62,8 @@ def serve_checkpoint(
         port (`int`): 0 for any that is free.
         directory (`Path`, *optional*): whose images clients may name.
         private_urls (`bool`, *optional*): as in [`ImageReader`]; by default whether only this machine can ask.
+        feature_cache_mb (`int`, *optional*): most megabytes of images' features that are kept, so that an image is
+            encoded once for all requests; by default 512, and 0 keeps none.
         loading: options of [`Conversation`].
 
     Raises:
@@ -66,11 +74,14 @@ def serve_checkpoint(
     if private_urls is None:
         private_urls = host in ("localhost", "127.0.0.1", "::1")
     conversation = Conversation([], checkpoint=checkpoint or DEFAULT_CHECKPOINT, **loading)
-    app = build_app(checkpoint or "flashsloth", conversation, ImageReader(directory, private_urls))
+    features = FeatureStore(10**6 * (DEFAULT_FEATURE_MB if feature_cache_mb is None else feature_cache_mb))
+    app = build_app(checkpoint or "flashsloth", conversation, ImageReader(directory, private_urls), features)
     uvicorn.run(app, host=host, port=port)
 
 
-def build_app(name: str, conversation: Conversation, images: ImageReader) -> FastAPI:
+def build_app(
+    name: str, conversation: Conversation, images: ImageReader, features: FeatureStore | None = None
+) -> FastAPI:
     """
     Returns the application of `transformers serve` with one model.
 
@@ -78,9 +89,10 @@ def build_app(name: str, conversation: Conversation, images: ImageReader) -> Fas
         name (`str`): what clients call the model.
         conversation ([`Conversation`]): whose model and options are used.
         images ([`ImageReader`]): reads the images of requests.
+        features ([`FeatureStore`], *optional*): keeps what the model makes of them; by default nothing is kept.
     """
     models = OneModel(name, conversation)
-    state = BoundedGenerationState()
+    state = BoundedGenerationState(FeatureStore(0) if features is None else features)
     # The handlers of closed paths differ between versions, and are never called.
     parameters = inspect.signature(build_server).parameters
     handlers = {parameter: None for parameter in parameters if parameter.endswith("_handler")}
@@ -158,12 +170,22 @@ class ChatHandler(ChatCompletionHandler):
         urls = [part.image_url.url for part in parts if part.type == "image_url"]
         images = iter(await asyncio.to_thread(self.images.read, urls))
 
-        options = request.model_dump(exclude={"messages", "max_completion_tokens", "max_tokens"}, exclude_none=True)
+        own = {"messages", "max_completion_tokens", "max_tokens", "image_hd", "visual_tokens"}
+        options = request.model_dump(exclude=own, exclude_none=True) | self._reading(request)
         messages = [
             {"role": message.role, "content": [_stock_part(part, images) for part in message.content]}
             for message in request.messages
         ]
         return options | {"messages": messages, "max_tokens": longest}
+
+    def _reading(self, request: ChatRequest) -> dict:
+        """How the images of a request are read, in the words of the chat template."""
+        reading = {} if request.image_hd is None else {"image_hd": request.image_hd}
+        if request.visual_tokens is not None:
+            reading["pooling_window"] = window_of(request.visual_tokens, self.model_manager.processor)
+        if not reading:
+            return {}
+        return {"chat_template_kwargs": {"processor_kwargs": self.chat_template_kwargs["processor_kwargs"] | reading}}
 
     def _build_generation_config(self, body: dict, *args, **kwargs) -> GenerationConfig:
         # The one private name: upstream takes a temperature without sampling. Near 0 the logits would overflow.
@@ -214,9 +236,9 @@ class OneModel(ModelManager):
 class BoundedGenerationState(GenerationState):
     """Generates for one model."""
 
-    def __init__(self):
+    def __init__(self, features: FeatureStore):
         super().__init__()
-        self.manager = BoundedGenerateManager()
+        self.manager = BoundedGenerateManager(features)
 
     def get_manager(self, *args, **kwargs) -> "BoundedGenerateManager":
         """Returns the one manager."""
@@ -224,17 +246,50 @@ class BoundedGenerationState(GenerationState):
 
 
 class BoundedGenerateManager(GenerateManager):
-    """Ends answers where the context ends, and finds stop strings, which needs the tokenizer."""
+    """
+    Ends answers where the context ends, finds stop strings, which needs the tokenizer, and encodes an image once for
+    all requests.
+    """
+
+    def __init__(self, features: FeatureStore):
+        super().__init__()
+        self.features = features
 
     def generate_streaming(self, model, processor, inputs, gen_config, *args, **kwargs):
         """As upstream's."""
         _fit(gen_config, inputs, model)
+        model = _Reusing(model, self.features)
         return super().generate_streaming(model, processor.tokenizer, inputs, gen_config, *args, **kwargs)
 
     async def generate_non_streaming(self, model, processor, inputs, gen_config, *args, **kwargs):
         """As upstream's."""
         _fit(gen_config, inputs, model)
+        model = _Reusing(model, self.features)
         return await super().generate_non_streaming(model, processor.tokenizer, inputs, gen_config, *args, **kwargs)
+
+
+class _Reusing:
+    """A model that generates from features that are kept; upstream calls `generate` in its one thread."""
+
+    def __init__(self, model, features: FeatureStore):
+        self._model, self._features = model, features
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def generate(self, **inputs):
+        """As the model's."""
+        store, pixel_values = self._features, inputs.get("pixel_values")
+        # An exported model encodes images inside of its `generate`.
+        if store.max_bytes and pixel_values is not None and hasattr(self._model, "get_image_features"):
+            hits = store.hits
+            inputs = with_features(self._model, inputs, store)
+            logger.info(
+                "Images: %d, of which %d were encoded before; so far %d of %d, and %.1f of %.1f MB kept",
+                len(pixel_values), store.hits - hits, store.hits, store.hits + store.misses,
+                store.num_bytes / 1e6, store.max_bytes / 1e6,
+            )  # fmt: skip
+        return self._model.generate(**inputs)
 
 
 def _fit(generation_config: GenerationConfig, inputs: dict, model) -> None:

@@ -22,6 +22,10 @@ def serve_with_vllm(options: argparse.Namespace) -> int:
         raise InputError("--private-urls is for the server of transformers; vLLM has --allowed-media-domains")
     if options.device is not None:
         raise InputError("--device is for the server of transformers; vLLM computes on what it was built for")
+    if options.visual_tokens is not None:
+        raise InputError("--visual-tokens is for the server of transformers; vLLM knows the model's own window")
+    if options.feature_cache_mb is not None:
+        raise InputError("--feature-cache-mb is for the server of transformers; vLLM keeps images by rules of its own")
     return subprocess.call(vllm_command(options))
 
 
