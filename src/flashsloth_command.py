@@ -16,11 +16,13 @@ COMMANDS = {
     "chat": ("asking.commands:chat", "answer the questions on stdin, one a line"),
     "build": ("building.command:build", "make a new, untrained model of a decoder and a vision tower"),
     "convert": ("authors.command:convert", "convert a checkpoint from the authors' format, or back"),
+    "demo": ("demo.command:demo", "show a page to talk to a model on"),
     "export": ("export.command:export", "write a checkpoint as ONNX graphs"),
     "push": ("publishing.command:push", "upload a checkpoint to the Hub, with its code and a model card"),
     "train lora": ("training.command:lora", "fine-tune with LoRA on your images, questions and answers"),
     "train stage1": ("training.command:stage1", "train the release's first stage: captions"),
     "train stage2": ("training.command:stage2", "train the release's second stage: instructions"),
+    "eval": ("evaluation.command:evaluate", "score a model on tasks of lmms-eval, such as the paper's benchmarks"),
     "serve": ("serving.command:serve", "answer OpenAI's chat completions over HTTP"),
 }
 LONGEST_ERROR = 400  # characters

@@ -97,6 +97,11 @@ def built() -> tuple[FlashSlothForConditionalGeneration, FlashSlothProcessor]:
     return from_backbones("decoder", "tower", image_hd=True, pooling_window=4)
 
 
-def asked(path: str) -> str:
+def asked(path: str, picture: Image.Image, paths: list[str]) -> str:
+    conversation = Conversation(paths)
+    conversation.recall("What is this?", "a fox", [picture])
+    conversation.ask("What is this?", stream=True)  # type: ignore[call-arg]
+    for piece in conversation.stream("And this?", [picture]):
+        assert_type(piece, str)
     Conversation(path)  # type: ignore[arg-type]
     return Conversation([path], load_in="8bit", visual_tokens=9).ask("What is this?")

@@ -1,5 +1,7 @@
 import importlib.util
 import json
+import time
+from threading import Lock, Thread
 
 import pytest
 import torch
@@ -189,3 +191,100 @@ def test_the_number_of_visual_tokens(image):
     assert (conversation.inputs["input_ids"] == conversation.processor.image_token_id).sum() == 4
     with pytest.raises(InputError, match="5 visual tokens; the model's patches make 1, 4, 9, 16, 36, 144"):
         Conversation([image], visual_tokens=5)
+
+
+def test_an_answer_comes_in_pieces_and_is_remembered(conversation, image, tiny_checkpoint):
+    pieces = list(conversation.stream("What?"))
+
+    other = Conversation([image], checkpoint=tiny_checkpoint, max_new_tokens=5, device="cpu")
+    assert "".join(pieces).rstrip() == other.ask("What?") and len(pieces) > 1
+    assert conversation.messages == other.messages
+    assert "".join(conversation.stream("And where?")).rstrip() == other.ask("And where?")
+
+
+def test_a_reader_who_stops_ends_the_answer(conversation):
+    conversation.max_new_tokens = 200
+    steps = []
+    conversation.model.register_forward_pre_hook(lambda *args: steps.append(time.sleep(0.02)))
+
+    pieces = conversation.stream("What?")
+    next(pieces)
+    pieces.close()
+
+    time.sleep(0.3)
+    done = len(steps)
+    time.sleep(0.3)
+    assert len(steps) == done < 100
+    assert conversation.messages == [] and len(conversation.unseen_images) == 1
+
+
+def test_what_fails_while_an_answer_grows_is_raised(conversation, monkeypatch):
+    def run_out_of_memory(**kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(conversation.model, "generate", run_out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(conversation.stream("What?"))
+    with pytest.raises(InputError, match="at most 255"):
+        list(conversation.stream("What? " * 300))
+    assert conversation.messages == []
+
+
+def test_conversations_share_a_loaded_model_and_take_turns(conversation, image, tiny_checkpoint, monkeypatch):
+    shared = {"model": conversation.model, "processor": conversation.processor, "lock": Lock()}
+    generate, running, most = conversation.model.generate, [], []
+
+    def watched(**kwargs):
+        running.append(1)
+        most.append(len(running))
+        try:
+            return generate(**kwargs)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(conversation.model, "generate", watched)
+    questions = ["What?", "And where?", "Which?", "Whose?"]
+    several = [Conversation([image], max_new_tokens=5, **shared) for _ in questions]
+    answers = {}
+
+    def ask(one, question):
+        answers[question] = "".join(one.stream(question)).rstrip()
+
+    threads = [Thread(target=ask, args=pair) for pair in zip(several, questions, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert max(most) == 1
+    for question in questions:
+        alone = Conversation([image], checkpoint=tiny_checkpoint, max_new_tokens=5, device="cpu")
+        assert answers[question] == alone.ask(question)
+    with pytest.raises(ValueError, match="comes with its processor"):
+        Conversation([], model=conversation.model)
+
+
+def test_turns_bring_images_along_and_can_be_taken_up(image, tiny_checkpoint, tmp_path):
+    red = Image.new("RGB", (10, 20), "red")
+    options = {"checkpoint": tiny_checkpoint, "max_new_tokens": 5, "device": "cpu"}
+    conversation = Conversation([], **options)
+    first = conversation.ask("What?", [image])
+    conversation.ask("And this?", [red])
+    assert len(conversation.inputs["pixel_values"]) == 2
+
+    other = Conversation([], **options)
+    other.recall("What?", first, [image])
+    assert other.ask("And this?", [red]) == conversation.messages[-1]["content"][0]["text"]
+    assert torch.equal(other.inputs["input_ids"], conversation.inputs["input_ids"])
+    with pytest.raises(InputError, match=r"no image file 'nothing\.png'"):
+        conversation.ask("And this?", ["nothing.png"])
+
+
+def test_only_an_answer_about_an_image_is_explained(conversation, image, monkeypatch):
+    with pytest.raises(InputError, match="nothing to explain"):
+        conversation.explain()
+    conversation.recall("What?", "blue")
+    explained = conversation.explain()
+    with pytest.raises(InputError, match="at most 255"):
+        conversation.ask("What? " * 300)  # after its prompt was made
+    assert conversation.explain().tobytes() == explained.tobytes()

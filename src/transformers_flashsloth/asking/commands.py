@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 
 from ..checkpoints.opening import DEFAULT_CHECKPOINT, LOAD_IN, InputError
@@ -114,10 +115,9 @@ def _start(options: argparse.Namespace) -> Conversation:
 
 
 def _answer(conversation: Conversation, question: str) -> None:
-    stream = sys.stdout.isatty()
-    answer = conversation.ask(question, stream=stream)
-    if not stream:
-        sys.stdout.write(f"{answer}\n")
+    pieces = conversation.stream(question) if sys.stdout.isatty() else [conversation.ask(question)]
+    for piece in chain(pieces, "\n"):
+        sys.stdout.write(piece)
         sys.stdout.flush()
 
 

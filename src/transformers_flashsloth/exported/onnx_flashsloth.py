@@ -124,7 +124,8 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
     def generate(self, inputs: torch.Tensor | None = None, *args, pixel_values: torch.Tensor | None = None, **kwargs):
         """
         As [`FlashSlothForConditionalGeneration.generate`], but a kept cache wants the images of the whole conversation
-        in `pixel_values`, or as `images` what `encode` returned.
+        in `pixel_values`, or as `images` what `encode` returned; and beams are scored among tokens that can be
+        answered, so that two of nearly one score may change places.
 
         Raises:
             ValueError: if images and placeholders do not match.
@@ -202,7 +203,7 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=torch.from_numpy(logits), **{CACHE: cache})
 
     def _array(self, name: str, value: torch.Tensor | np.ndarray) -> np.ndarray:
-        value = value.numpy() if isinstance(value, torch.Tensor) else value
+        value = value.cpu().numpy() if isinstance(value, torch.Tensor) else value
         return np.ascontiguousarray(value, dtype=self.kinds[name])
 
 
