@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from tests.small_model import IMAGES_OF_ROWS, PAD, ROWS, inputs_of, small_model
+from tests.small_model import IMAGES_OF_ROWS, PAD, ROWS, SECOND_TURN, inputs_of, small_model
 from transformers_flashsloth.answering.features import FeatureStore, digest, with_features
 from transformers_flashsloth.answering.kept_prefix import common_prefix
 from transformers_flashsloth.answering.prompts import Prompt
@@ -202,7 +202,7 @@ def test_a_prefix_ends_where_questions_begin_and_images_differ(model):
     def prompt(ids: list[int], pixels: torch.Tensor) -> Prompt:
         return Prompt(0, ids, pixels, tuple(map(digest, pixels)))
 
-    row, longer = ROWS[0], [*ROWS[0], 24, *ROWS[1][-10:]]
+    row, longer = ROWS[0], [*ROWS[0], 24, *SECOND_TURN]
     other = [*row[:8], 29, *row[9:]]  # another second word of the question
     assert common_prefix([prompt(row, first), prompt(other, first)], model.config) == 7
     assert common_prefix([prompt(row, first), prompt(other, second)], model.config) == 0
