@@ -9,6 +9,8 @@ from transformers import DynamicCache
 
 from tests.small_model import IMAGES_OF_ROWS, PAD, ROWS, inputs_of, small_model
 from transformers_flashsloth.answering.features import FeatureStore, digest, with_features
+from transformers_flashsloth.answering.kept_prefix import common_prefix
+from transformers_flashsloth.answering.prompts import Prompt
 
 OPTIONS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": PAD}
 
@@ -191,3 +193,18 @@ def test_images_that_do_not_match_are_refused(model):
     inputs = inputs_of([0]) | {"pixel_values": images(2)}
     with pytest.raises(ValueError, match="do not match: 2 images"):
         with_features(model, inputs, FeatureStore(10**7))
+
+
+def test_a_prefix_ends_where_questions_begin_and_images_differ(model):
+    """Behind the newline of the last image that is the same, behind a query run; never inside of a question."""
+    first, second = images(1), images(1, seed=1)
+
+    def prompt(ids: list[int], pixels: torch.Tensor) -> Prompt:
+        return Prompt(0, ids, pixels, tuple(map(digest, pixels)))
+
+    row, longer = ROWS[0], [*ROWS[0], 24, *ROWS[1][-10:]]
+    other = [*row[:8], 29, *row[9:]]  # another second word of the question
+    assert common_prefix([prompt(row, first), prompt(other, first)], model.config) == 7
+    assert common_prefix([prompt(row, first), prompt(other, second)], model.config) == 0
+    assert common_prefix([prompt(row, first), prompt(longer, first)], model.config) == len(row) - 2
+    assert common_prefix([prompt(row, first), prompt(row, first)], model.config) == len(row) - 2
