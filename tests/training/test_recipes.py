@@ -303,6 +303,8 @@ def test_the_schedule_of_the_release(llava, tmp_path, monkeypatch):
             "save and eval strategy .*Save strategy",
         ),
         ({"dataset_name": "some/data"}, "give one of .* not dataset_name and llava_json"),
+        ({"pooling_windows": "7"}, r"windows of 7 x 7 patches do not tile a view; choose among"),
+        ({"pooling_windows": "3,x"}, "--pooling_windows are sides in patches, such as 3,9, not 3,x"),
         ({"dataset_streaming": True, "max_steps": -1}, "say where to stop with --max_steps"),
     ],
 )
@@ -320,6 +322,30 @@ def test_a_config_that_is_no_yaml_ends_in_a_sentence(tmp_path):
     with pytest.raises(InputError, match=r"while parsing .*recipe.yaml") as error:
         finetune_lora.main(["--config", str(tmp_path / "recipe.yaml")])
     assert "\n" not in str(error.value)
+
+
+def test_a_window_is_drawn_for_each_batch(llava, tiny_checkpoint, tmp_path):
+    processor = FlashSlothProcessor.from_pretrained(tiny_checkpoint)
+    sides = {side: tokens for tokens, (side, width) in processor.windows.items() if side == width}
+    finest, coarsest = min(sides), max(sides)
+    assert sides[finest] > sides[coarsest]
+    flags = [*BATCH, "--pooling_windows", f"{finest},{coarsest}"]
+    trainer = train_stage2.main([*llava, *flags, "--max_steps", "3"])
+
+    image = processor.image_token_id
+    collate, rows = trainer.data_collator, [trainer.train_dataset[[index]] for index in range(12)]
+    rows = [{name: values[0] for name, values in row.items()} for row in rows]
+    counts = {int((collate([row])["input_ids"] == image).sum()) // max(len(row["images"]), 1) for row in rows}
+    assert {sides[finest], sides[coarsest]} <= counts <= {0, sides[finest], sides[coarsest]}
+    again = [collate.window_of([row]) for row in rows]
+    assert again == [collate.window_of([row]) for row in rows] and len(set(again)) == 2
+    assert trainer.processing_class.pooling_window == processor.pooling_window
+    assert load(tmp_path / "output").config.pooling_windows == [[finest] * 2, [coarsest] * 2]
+
+    # Rows are measured at their longest.
+    context = str(max(len(ids) for row in rows for ids in collate([row])["input_ids"]) - sides[finest] + 2)
+    with pytest.raises(TrainingDataError, match=r"it takes \d+ tokens, more than the"):
+        train_stage2.main([*llava, *flags, "--max_length", context, "--output_dir", str(tmp_path / "short")])
 
 
 def test_what_fails_once_training_runs_keeps_its_traceback(llava, monkeypatch):

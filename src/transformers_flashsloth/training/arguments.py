@@ -65,6 +65,12 @@ class DataArguments(ScriptArguments):
     image_hd: bool | None = field(
         default=None, metadata={"help": "Read images in high definition. Default: as the model says."}
     )
+    pooling_windows: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Sides of windows, such as 3,9: one is drawn for each batch. Default: the model's own."
+        },
+    )
 
     def __post_init__(self):
         given = [name for name in ("dataset_name", "llava_json", "csv") if getattr(self, name)]
@@ -74,6 +80,11 @@ class DataArguments(ScriptArguments):
             raise InputError("--csv needs --image_folder, the folder that its images are in")
         if not 0 <= self.eval_fraction < 1:
             raise InputError(f"--eval_fraction must be at least 0 and less than 1, got {self.eval_fraction}")
+        if self.pooling_windows:
+            sides = [side for item in self.pooling_windows for side in str(item).split(",")]
+            if not all(side.strip().isdecimal() for side in sides):
+                raise InputError(f"--pooling_windows are sides in patches, such as 3,9, not {','.join(sides)}")
+            self.pooling_windows = [int(side) for side in sides]
 
 
 @dataclass

@@ -28,6 +28,7 @@ from .dataset import check_images, measure, with_lengths
 from .lengths import Ruler
 from .row_files import TrainingDataError
 from .rows import Fault
+from .windows import draw_windows, for_longest_prompts, windows_of
 
 RECORD = "recipe.json"
 # What a run's steps depend on; the data and model flags count too.
@@ -101,6 +102,8 @@ def load_data(
             or for data that cannot be used.
     """
     context = config.text_config.max_position_embeddings
+    if script.pooling_windows:
+        processor = for_longest_prompts(processor, windows_of(script.pooling_windows, processor))
     ruler = Ruler(processor, min(training.max_length or context, context), chat_template)
     evaluate = training.eval_strategy != "no"
     if script.dataset_streaming and training.max_steps <= 0:
@@ -141,6 +144,8 @@ def run(trainer: SFTTrainer, script: DataArguments, model_args: ModelConfig, rec
             refused before the first step.
     """
     training, say = trainer.args, trainer.accelerator.print
+    if script.pooling_windows:
+        draw_windows(trainer, script.pooling_windows)
     train = trainer.train_dataset
     rows = len(train) if isinstance(train, Dataset) else train.num_shards
     record = record | {"script": asdict(script), "model": asdict(model_args), "data": {"rows or shards": rows}}
