@@ -227,12 +227,17 @@ def test_the_command_shows_the_page():
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     arguments = [sys.executable, "-m", "transformers_flashsloth", "demo", "--port", port, "--device", "cpu"]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    # A test that runs in the background is not interrupted, and neither would be what it starts.
+    options = {"text": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as process:
         try:
             while (line := process.stdout.readline()) and port not in line:
                 pass
             assert ask(new_visitor(f"http://127.0.0.1:{port}/"), "What is this?", FOX) == "fox"
         finally:
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)  # read to its end, as it says farewell
+            try:
+                process.communicate(timeout=60)  # read to its end, as it says farewell
+            finally:
+                process.kill()
     assert process.returncode == 0
