@@ -67,9 +67,7 @@ class DataArguments(ScriptArguments):
     )
     pooling_windows: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Sides of windows, such as 3,9: one is drawn for each batch. Default: the model's own."
-        },
+        metadata={"help": "Sides of windows, such as 3,9: one is drawn for each batch. Default: the model's own."},
     )
 
     def __post_init__(self):
