@@ -56,7 +56,7 @@ def test_ask_takes_several_questions(image, options, tiny_checkpoint, capsys):
     ("words", "said"),
     [
         (["--question", "What?", "--question", "What is <image>?"], "question 2 of 2 cannot be asked"),
-        (["--question", " ", "--question", "What?"], "question 1 of 2 is empty"),
+        (["--question", " ", "--question", "What?"], "question 1 of 2 cannot be asked: the question is empty"),
         (["--question", "What?", "--question", "What? " * 300], "Question 2 of 2 cannot be asked: it takes"),
         (["--question", "What?", "--question", "Where?", "--explain", "out.png"], "of one question, not of 2"),
     ],

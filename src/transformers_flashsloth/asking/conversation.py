@@ -16,6 +16,7 @@ from transformers import BatchFeature
 from transformers.utils import logging
 
 from ..answering.answers import answer_all
+from ..answering.rows import DEFAULT_MAX_NEW_TOKENS
 from ..checkpoints.opening import (
     DEFAULT_CHECKPOINT,
     InputError,
@@ -34,7 +35,6 @@ from ..model.processing_flashsloth import FlashSlothProcessor
 from .drawing import below_each_other, draw_explanation
 from .streaming import stream_text
 
-DEFAULT_MAX_NEW_TOKENS = 256
 VIDEO_SUFFIXES = [".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp"]
 Pictures = list[str] | list[Image.Image] | list[str | Image.Image]  # files and URLs, or decoded
 
@@ -181,7 +181,7 @@ class Conversation:
         if not self.explains:
             raise InputError("an exported checkpoint answers and explains nothing: ask the model that it was made of")
 
-    def _asked(self, question: str, images: Pictures) -> list[dict]:
+    def _asked(self, question: str, images: Pictures | None) -> list[dict]:
         """The messages up to a question, with the images that nobody has asked about yet."""
         if not question.strip():
             raise InputError("the question is empty")
@@ -220,19 +220,15 @@ class Conversation:
         """
         asked = []
         for number, question in enumerate(questions, 1):
-            if not question.strip():
-                raise InputError(f"question {number} of {len(questions)} is empty")
-            content = [*self.unseen_images, {"type": "text", "text": question.strip()}]
-            asked.append([*self.messages, {"role": "user", "content": content}])
             try:
+                asked.append(self._asked(question, None))
                 self.processor.apply_chat_template(asked[-1], tokenize=False, add_generation_prompt=True)
             except Exception as error:
                 raise InputError(f"question {number} of {len(questions)} cannot be asked: {error}") from error
-        if self.is_exported:
-            return [self._generate(self._prepared(messages)) for messages in asked]
         options = {"processor_kwargs": self.processor_kwargs, "max_new_tokens": self.max_new_tokens}
         try:
-            return answer_all(self.model, self.processor, asked, **options)
+            with self.lock:
+                return answer_all(self.model, self.processor, asked, **options)
         except ValueError as error:
             raise InputError(error) from error
 

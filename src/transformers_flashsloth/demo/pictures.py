@@ -4,11 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..asking.untrusted import FORMATS, MAX_PIXELS
 from ..checkpoints.opening import InputError
-
-MAX_PIXELS = 50_000_000
-# Pillow knows more formats, some of which run other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
 def read_picture(path: str) -> Image.Image:

@@ -12,7 +12,6 @@ from .paper import BY_TASK, UNTIL_THE_END, why_not
 from .plugin import MODEL_ID
 
 TASKS = Path(__file__).with_name("tasks")  # of this package
-NO_FIGURES = {"samples", "sample_len", "submission"}
 
 
 @dataclass
@@ -100,11 +99,7 @@ def _figures(found: dict[str, Any]) -> dict[str, float]:
     for name, value in found.items():
         metric = name.split(",")[0]
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if (
-            is_number
-            and not metric.endswith(("_stderr", "_stderr_clt", "_stderr_clustered"))
-            and "stderr" not in metric
-        ):
+        if is_number and "stderr" not in metric:
             figures.setdefault(metric, float(value))
     return figures
 

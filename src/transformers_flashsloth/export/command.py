@@ -10,9 +10,8 @@ from packaging.version import Version
 
 from ..checkpoints.opening import DEFAULT_CHECKPOINT, InputError, input_errors, local_directory
 from ..checkpoints.options import positive
+from .precisions import PRECISIONS
 
-# What each precision is, said once here: the modules that know need packages which may be missing.
-PRECISIONS = ("fp32", "fp16", "uint8", "q4")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 # Of transformers, whose exporter changed then.
 OLDEST = (5, 23)

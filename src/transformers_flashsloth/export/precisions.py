@@ -1,8 +1,6 @@
-"""Graphs with smaller numbers, by ONNX Runtime's and ONNX's own tools. Each function rewrites a file."""
+"""Graphs with smaller numbers, by ONNX Runtime's own tools, which are imported when needed. Each rewrites a file."""
 
 from pathlib import Path
-
-import onnx
 
 # Rows of a weight that share a scale in 4 bits.
 BLOCK = 32
@@ -12,6 +10,7 @@ IN_FLOAT32 = ["ScatterND", "ScatterElements", "Softmax", "LayerNormalization", "
 
 def to_fp16(path: Path) -> None:
     """Weights and activations in float16."""
+    import onnx
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     blocked = [*DEFAULT_OP_BLOCK_LIST, *IN_FLOAT32]
@@ -28,6 +27,7 @@ def to_uint8(path: Path) -> None:
 
 def to_q4(path: Path) -> None:
     """Weights of products in 4 bits, a scale for each block of `BLOCK`."""
+    import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     quantizer = MatMulNBitsQuantizer(onnx.load(path), block_size=BLOCK, is_symmetric=False)

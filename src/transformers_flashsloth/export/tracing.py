@@ -34,12 +34,11 @@ def trace_decoder(model: FlashSlothForConditionalGeneration) -> Model:
     keys = _keys(model)
     names = [f"{layer}.{part}" for layer in range(len(keys)) for part in ("key", "value")]
     past = [torch.zeros(shape, dtype=model.dtype) for shape in keys for _ in range(2)]
-    along = ("rows", "length")
+    along, prompt = ("rows", "length"), _prompt(model.config, model.dtype)
     return _trace(
         Decoder(model),
-        _prompt(model.config, model.dtype) | {"past": past},
-        {name: {0: Dim.AUTO, 1: Dim.AUTO} for name in _prompt(model.config, model.dtype)}
-        | {"past": [{0: Dim.AUTO, 2: Dim.AUTO}] * len(past)},
+        prompt | {"past": past},
+        {name: {0: Dim.AUTO, 1: Dim.AUTO} for name in prompt} | {"past": [{0: Dim.AUTO, 2: Dim.AUTO}] * len(past)},
         [
             ("input_ids", along),
             ("attention_mask", along),
@@ -53,7 +52,7 @@ def trace_decoder(model: FlashSlothForConditionalGeneration) -> Model:
 
 def _prompt(config: FlashSlothConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """A row of two images and one of an image and padding, each with a question, behind some cached positions."""
-    num_views, tokens = VIEWS, VIEWS * config.tokens_per_view
+    tokens = VIEWS * config.tokens_per_view
     other = next(number for number in range(10, 100) if number not in config.placeholder_ids)
     image, queries = [config.image_token_id] * tokens, [config.query_token_id] * config.num_query_tokens
     question = [other] * QUESTION + queries + [other]
@@ -62,7 +61,7 @@ def _prompt(config: FlashSlothConfig, dtype: torch.dtype) -> dict[str, torch.Ten
     ids = torch.tensor([[other] * (length - len(row)) + row for row in rows])
     mask = torch.ones_like(ids)
     mask[:, CACHED : CACHED + PADDING] = 0
-    patches = num_views * config.patch_grid[0] * config.patch_grid[1]
+    patches = VIEWS * config.patch_grid[0] * config.patch_grid[1]
     return {
         "input_ids": ids,
         "attention_mask": mask,

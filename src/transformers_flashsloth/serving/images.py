@@ -11,16 +11,13 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
+from ..asking.untrusted import FORMATS, MAX_PIXELS
 from ..checkpoints.opening import InputError
 from ..model.image_inputs import DOWNLOAD_ERRORS, ascii_url, decode_base64, receive
 
 MAX_IMAGES = 16
 MAX_ENCODED_BYTES = 20 * 2**20
 MAX_SIDE = 16_384
-# Of all images of a request together: 200 MB in memory.
-MAX_PIXELS = 50_000_000
-# Pillow knows more formats, some of which run other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 URL_TIMEOUT_SECONDS = 20
 TOO_LARGE = f"is too large: a side may have {MAX_SIDE} pixels, all images of a request together {MAX_PIXELS}"
 

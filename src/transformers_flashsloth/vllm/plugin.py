@@ -1,5 +1,8 @@
 """The entry point of vLLM's general plug-ins: makes every process of vLLM know FlashSloth."""
 
+from importlib import import_module
+
+PACKAGE = __package__.partition(".")[0]
 ARCHITECTURE = "FlashSlothForConditionalGeneration"
 AUTHORS_ARCHITECTURE = "FlashSlothForCausalLM"
 
@@ -11,10 +14,9 @@ def register() -> None:
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
 
-    import transformers_flashsloth  # registers with the Auto classes  # noqa: F401
-
     from .config import TOKENIZER_MODE, AuthorsConfigHook, FlashSlothConfigHook
 
+    import_module(PACKAGE)  # registers with the Auto classes
     ModelRegistry.register_model(ARCHITECTURE, f"{__package__}.backend:FlashSlothForVllm")
     MODELS_CONFIG_MAP[ARCHITECTURE] = FlashSlothConfigHook
     ModelRegistry.register_model(AUTHORS_ARCHITECTURE, f"{__package__}.backend:FlashSlothForVllm")
