@@ -123,6 +123,17 @@ class TestBatches:
 
 
 class TestForward:
+    def test_outputs_carry_what_images_became(self, model):
+        inputs = inputs_of([0, 1])
+        with torch.no_grad():
+            outputs, core = model(**inputs), model.model(**inputs)
+            images = model.get_image_features(inputs["pixel_values"], return_dict=True)
+            alone = model(input_ids=inputs["input_ids"][:, -2:])
+        for one in (outputs, core):
+            assert torch.equal(one.image_outputs.last_hidden_state, images.last_hidden_state)
+            assert one.image_hidden_states is one.image_outputs.pooler_output
+        assert alone.image_outputs is None and alone.image_hidden_states is None
+
     def test_inputs_embeds_equal_ids(self, model):
         inputs = inputs_of([0, 1])
         embeds = {k: v for k, v in inputs.items() if k != "input_ids"}

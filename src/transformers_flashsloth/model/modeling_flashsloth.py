@@ -150,7 +150,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if pixel_values is not None:
             window = self.config.windows[tokens_per_image // pixel_values.shape[1]]
             images = self.get_image_features(pixel_values, pooling_window=window, return_dict=True)
-        image_hidden_states = None if images is None else images.pooler_output
+        image_outputs, image_hidden_states = images, None if images is None else images.pooler_output
         learning = is_learning(self, input_ids, cache)
         unseen = images is None and runs_every_module(self, learning, input_ids, cache)
         if unseen:  # one blank image that no placeholder stands for: it gives every parameter a gradient, of zero
@@ -194,6 +194,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=image_hidden_states,
+            image_outputs=image_outputs,
         )
 
     @property
@@ -286,14 +287,8 @@ class FlashSlothForConditionalGeneration(FlashSlothPreTrainedModel, FlashSlothGe
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
             )
-        return FlashSlothCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            **{CACHE: getattr(outputs, CACHE)},
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-        )
+        carried = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return FlashSlothCausalLMOutputWithPast(loss=loss, logits=logits, **carried)
 
 
 __all__ = ["FlashSlothForConditionalGeneration", "FlashSlothModel"]

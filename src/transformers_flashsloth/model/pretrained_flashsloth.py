@@ -10,7 +10,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -49,9 +53,11 @@ class FlashSlothModelOutputWithPast(BaseModelOutputWithPast):
     """
     Adds to upstream's output:
     image_hidden_states (`torch.Tensor`, *optional*): the visual tokens that the decoder saw, `(N, V*T, D)`.
+    image_outputs (`BaseModelOutputWithPooling`, *optional*): as `get_image_features` returns them, of this call.
     """
 
     image_hidden_states: torch.Tensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 @dataclass
@@ -59,6 +65,7 @@ class FlashSlothCausalLMOutputWithPast(CausalLMOutputWithPast):
     """Adds to upstream's output what [`FlashSlothModelOutputWithPast`] adds."""
 
     image_hidden_states: torch.Tensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 Model = TypeVar("Model", bound="FlashSlothPreTrainedModel")
