@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import SiglipVisionModel
 
 from .dense import pixel_values
+from .optimisation import fast_products
 from .pictures import Pictures
 from .scene import GRID
 
@@ -48,7 +49,7 @@ class FeatureBank:
         for start in tqdm(starts, desc="features", unit=f"x {BATCH_SIZE} pictures", disable=not starts):
             end = min(start + BATCH_SIZE, self.count)
             images = pixel_values([self.pictures[number] for number in range(start, end)]).squeeze(1)
-            with torch.autocast(device.type, torch.bfloat16):
+            with fast_products(device):
                 patches = self.tower(images.to(device)).last_hidden_state  # (N, 144, Dv)
             self.values[start:end] = patches.to("cpu", torch.bfloat16).view(torch.int16).numpy()
             self.finished.write_text(str(end))

@@ -18,6 +18,12 @@ WARM_UP, DECAY_FROM = 0.02, 0.4
 """Shares of the planned time: the learning rate rises until the first and falls to zero from the second on."""
 
 
+def fast_products(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16, but on a CPU that would only emulate it, at a sixth of float32's speed."""
+    emulated = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+    return torch.autocast(device.type, torch.bfloat16, enabled=not emulated)
+
+
 class Optimisers:
     """Muon for the weight matrices of transformer layers, AdamW for everything else."""
 

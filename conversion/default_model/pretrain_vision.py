@@ -12,7 +12,7 @@ from transformers import SiglipVisionModel
 
 from .architecture import attention_for, vision_config
 from .dense import DenseHeads, dense_labels, pixel_values
-from .optimisation import CHECKPOINT_SECONDS, Clock, Optimisers, made_ahead, save_checkpoint
+from .optimisation import CHECKPOINT_SECONDS, Clock, Optimisers, fast_products, made_ahead, save_checkpoint
 from .scene import PatchLabels
 from .scenes import scene_of
 
@@ -76,7 +76,7 @@ def pretrain_vision(path: Path, minutes: float, seed: int, device: torch.device,
         while not clock.finished:
             images, labels = next(batches)
             images, labels = images.to(device), PatchLabels(*(label.to(device) for label in labels))
-            with torch.autocast(device.type, torch.bfloat16):
+            with fast_products(device):
                 patches = tower(images).last_hidden_state  # (N, 144, Dv)
                 loss = heads(patches, labels)
             optimisers.step(loss, clock.factor)

@@ -17,7 +17,7 @@ from transformers_flashsloth import FlashSlothForConditionalGeneration
 
 from .features import FeatureBank, fingerprint
 from .grounding import attention_maps, grounding_loss, overlap_loss, recorded_scores
-from .optimisation import CHECKPOINT_SECONDS, Budget, Optimisers, made_ahead, save_checkpoint
+from .optimisation import CHECKPOINT_SECONDS, Budget, Optimisers, fast_products, made_ahead, save_checkpoint
 from .parts import ImagesOf, Window, images_of, without_embq
 from .rows import IGNORED, Batch, RowEncoder
 
@@ -124,7 +124,7 @@ def run_stage(
             batch, window, reads = next(batches)
             batch = batch.to(device)
             with (
-                torch.autocast(device.type, torch.bfloat16),
+                fast_products(device),
                 nullcontext() if reads else without_embq(model),
             ):
                 losses = stage_losses(model, batch, images_of(model, batch.patches.to(model.dtype), window))
