@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ class Answerer:
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         self.model, self.processor = model.eval(), processor
+        self.options = {"padding": True, "padding_side": "left"}
 
     @classmethod
     def of(cls, directory: Path, device: torch.device) -> Answerer:
@@ -40,6 +43,15 @@ class Answerer:
             new = generated[:, inputs["input_ids"].shape[1] :]
             answers += [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
         return answers
+
+    @contextmanager
+    def pooled_in(self, window: int) -> Iterator[None]:
+        """Inside of the `with` block, pictures are pooled in windows of so many patches along."""
+        before, self.options = self.options, self.options | {"pooling_window": window}
+        try:
+            yield
+        finally:
+            self.options = before
 
     def inputs(self, items: list[Item]) -> BatchFeature:
         """Prompts of questions, padded on the left to one length."""
@@ -61,7 +73,7 @@ class Answerer:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
+            processor_kwargs=self.options,
         ).to(self.model.device)
 
 
