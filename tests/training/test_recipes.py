@@ -22,7 +22,7 @@ from transformers_flashsloth import (  # noqa: E402
 )
 from transformers_flashsloth.checkpoints.opening import InputError  # noqa: E402
 from transformers_flashsloth.training import lora as finetune_lora  # noqa: E402
-from transformers_flashsloth.training import run as training_run  # noqa: E402
+from transformers_flashsloth.training import splits as training_splits  # noqa: E402
 from transformers_flashsloth.training import stage1 as train_stage1  # noqa: E402
 from transformers_flashsloth.training import stage2 as train_stage2  # noqa: E402
 from transformers_flashsloth.training.arguments import run_command  # noqa: E402
@@ -365,7 +365,7 @@ def test_wrong_datasets_end_in_a_sentence(llava, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="has the columns 'q', 'a', but `messages`, or `prompt` and `completion`"):
         finetune_lora.main(source)
     empty = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"messages": [], "images": []})})
-    monkeypatch.setattr(training_run, "load_dataset", lambda *_, **__: empty)
+    monkeypatch.setattr(training_splits, "load_dataset", lambda *_, **__: empty)
     source[1] = "some/data"
     with pytest.raises(InputError, match=r"the split 'train' of .* has no rows"):
         finetune_lora.main(source)

@@ -10,6 +10,7 @@ import torch
 from transformers.utils.versions import require_version
 from yaml import YAMLError
 
+from ..answering.scoring import METRICS
 from ..checkpoints.opening import InputError
 from .row_files import TrainingDataError
 
@@ -62,6 +63,18 @@ class DataArguments(ScriptArguments):
     eval_fraction: float = field(
         default=0.0, metadata={"help": "Part of the rows kept for evaluation; for `--llava_json` and `--csv`."}
     )
+    eval_answers: str | None = field(
+        default=None,
+        metadata={
+            "help": "Answer held-out questions at every evaluation, and report exact match and ANLS: how many of the "
+            "rows kept for evaluation, or a file of rows as `--csv` and `--llava_json` take them, which then is what "
+            "is evaluated."
+        },
+    )
+    eval_max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Longest of these answers in tokens. Default: twice the longest expected one."},
+    )
     image_hd: bool | None = field(
         default=None, metadata={"help": "Read images in high definition. Default: as the model says."}
     )
@@ -78,11 +91,39 @@ class DataArguments(ScriptArguments):
             raise InputError("--csv needs --image_folder, the folder that its images are in")
         if not 0 <= self.eval_fraction < 1:
             raise InputError(f"--eval_fraction must be at least 0 and less than 1, got {self.eval_fraction}")
+        self._check_answers()
         if self.pooling_windows:
             sides = [side for item in self.pooling_windows for side in str(item).split(",")]
             if not all(side.strip().isdecimal() for side in sides):
                 raise InputError(f"--pooling_windows are sides in patches, such as 3,9, not {','.join(sides)}")
             self.pooling_windows = [int(side) for side in sides]
+
+    @property
+    def eval_file(self) -> str | None:
+        """The file that `eval_answers` names, if it names one."""
+        return None if self.eval_answers is None or self.eval_answers.isdecimal() else self.eval_answers
+
+    @property
+    def num_eval_answers(self) -> int | None:
+        """The number that `eval_answers` is, if it is one."""
+        return None if self.eval_answers is None or self.eval_file else int(self.eval_answers)
+
+    def _check_answers(self) -> None:
+        if self.eval_answers is None:
+            if self.eval_max_new_tokens is not None:
+                raise InputError("--eval_max_new_tokens is the length of answers: say how many with --eval_answers")
+            return
+        self.eval_answers = str(self.eval_answers)  # a number in a YAML file
+        if self.num_eval_answers == 0 or (self.eval_file and not os.path.isfile(self.eval_file)):
+            raise InputError(
+                f"--eval_answers is a number of held-out rows, at least 1, or a file of rows, not {self.eval_answers!r}"
+            )
+        if self.eval_file and self.eval_fraction:
+            raise InputError(
+                "--eval_answers names a file to evaluate on, so --eval_fraction has no rows to keep for it"
+            )
+        if self.eval_max_new_tokens is not None and self.eval_max_new_tokens < 1:
+            raise InputError("--eval_max_new_tokens must be at least 1")
 
 
 @dataclass
@@ -143,6 +184,9 @@ def parse_arguments(
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size"):
         if getattr(script, name, getattr(training, name, 1)) < 1:
             raise InputError(f"--{name} must be at least 1")
+    best = (training.metric_for_best_model or "").removeprefix("eval_")
+    if script.eval_answers is None and best in [metric.__name__ for metric in METRICS]:
+        raise InputError(f"--metric_for_best_model {best} is a figure of answers: ask for them with --eval_answers")
     if model_args.use_peft and isinstance(script, StageArguments):
         raise InputError("--use_peft is for `flashsloth train lora`: a stage trains the model itself, without adapters")
     return script, training, model_args

@@ -29,7 +29,8 @@ from ..checkpoints.opening import DEFAULT_CHECKPOINT, InputError
 from ..model.adapters_flashsloth import COMPRESSOR_MODULES
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from .arguments import DataArguments, has_bfloat16, parse_arguments, run_command
-from .run import build_trainer, load_data, load_model, load_processor, run, step_flags
+from .run import build_trainer, load_model, load_processor, run, step_flags
+from .splits import load_data
 
 DEFAULTS = {
     "model_name_or_path": DEFAULT_CHECKPOINT,
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
     model = load_model(training, model_args)
     trainer = build_trainer(
         model,
+        script,
         args=training,
         train_dataset=train,
         eval_dataset=evaluation,

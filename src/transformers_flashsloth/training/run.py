@@ -1,16 +1,14 @@
-"""What the recipes share around TRL's trainer: model and data, loaded and checked; start, resumption and end."""
+"""What the recipes share around TRL's trainer: the model, loaded and checked; start, resumption and end."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from math import ceil
 from pathlib import Path
 
 import torch
-from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
+from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -21,14 +19,11 @@ from ..checkpoints.opening import InputError
 from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.processing_flashsloth import FlashSlothProcessor
+from .answering_trainer import AnsweringTrainer, Asking
 from .arguments import DataArguments
-from .checking import report
-from .data import read_image_folder, read_llava_json
-from .dataset import check_images, measure, with_lengths
-from .lengths import Ruler
+from .held_out import HeldOut
 from .row_files import TrainingDataError
-from .rows import Fault
-from .windows import draw_windows, for_longest_prompts, windows_of
+from .windows import draw_windows
 
 RECORD = "recipe.json"
 # What a run's steps depend on; the data and model flags count too.
@@ -37,6 +32,8 @@ STEP_FLAGS = [
     "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps world_size",
     "train_sampling_strategy bf16 fp16 loss_type assistant_only_loss completion_only_loss",
 ]
+# Flags of ours that change no step.
+LOOKING_ON = ("eval_answers", "eval_max_new_tokens")
 # The parts of the model, by how the names of their parameters begin (those of wrappers left out).
 PARTS = {
     "vision tower": "model.vision_tower.",
@@ -86,53 +83,18 @@ def load_model(training: SFTConfig, model_args: ModelConfig) -> FlashSlothForCon
     return model
 
 
-def load_data(
-    script: DataArguments,
-    training: SFTConfig,
-    processor: FlashSlothProcessor,
-    config: FlashSlothConfig,
-    chat_template: str | None = None,
-) -> tuple[Dataset | IterableDataset, Dataset | IterableDataset | None]:
+def build_trainer(
+    model: FlashSlothForConditionalGeneration, script: DataArguments, asked: dict | None = None, **parts
+) -> SFTTrainer:
     """
-    Loads the rows to train and to evaluate on. None is longer than `--max_length` and the decoder's context; with that
-    checked, TRL is told to cut none.
-
-    Raises:
-        InputError or TrainingDataError: if there is nothing to train on, or to evaluate on although that is asked for;
-            or for data that cannot be used.
+    TRL's trainer, or the one that answers questions if that is asked for, with the fields of [`Asking`] in `asked`.
+    Raises InputError for flags that TRL, PEFT, or what the training is reported to, refuse.
     """
-    context = config.text_config.max_position_embeddings
-    if script.pooling_windows:
-        processor = for_longest_prompts(processor, windows_of(script.pooling_windows, processor))
-    ruler = Ruler(processor, min(training.max_length or context, context), chat_template)
-    evaluate = training.eval_strategy != "no"
-    if script.dataset_streaming and training.max_steps <= 0:
-        raise InputError("a stream has no known end: say where to stop with --max_steps")
-    with training.main_process_first(desc="reading the data"):
-        if script.dataset_name is None:
-            train, evaluation = _read_files(script, training, ruler), None
-            if evaluate and not script.eval_fraction:
-                raise InputError("--eval_strategy needs rows to evaluate on: give --eval_fraction")
-            if script.eval_fraction:
-                if not evaluate or script.dataset_streaming or ceil(len(train) * script.eval_fraction) >= len(train):
-                    raise InputError("--eval_fraction needs --eval_strategy, no stream, and rows enough to part")
-                split = train.train_test_split(script.eval_fraction, seed=training.seed)
-                train, evaluation = split["train"], split["test"]
-        else:
-            train = _load_split(script, script.dataset_train_split, training, ruler)
-            evaluation = _load_split(script, script.dataset_test_split, training, ruler) if evaluate else None
-    training.max_length = None
-    if script.dataset_streaming:
-        training.train_sampling_strategy = "random"  # rows come as they come
-    if "messages" not in (train.column_names or ["messages"]):
-        training.assistant_only_loss = False  # TRL trains on completions alone by itself
-    return train, evaluation
-
-
-def build_trainer(model: FlashSlothForConditionalGeneration, **parts) -> SFTTrainer:
-    """TRL's trainer. Raises InputError for flags that TRL, PEFT, or what the training is reported to, refuse."""
     with _refusals():
-        return SFTTrainer(model, **parts)
+        if script.eval_answers is None:
+            return SFTTrainer(model, **parts)
+        rows = HeldOut(parts["eval_dataset"], script.num_eval_answers)
+        return AnsweringTrainer(model, asking=Asking(rows, script.eval_max_new_tokens, **asked or {}), **parts)
 
 
 def run(trainer: SFTTrainer, script: DataArguments, model_args: ModelConfig, record: dict) -> SFTTrainer:
@@ -148,7 +110,8 @@ def run(trainer: SFTTrainer, script: DataArguments, model_args: ModelConfig, rec
         draw_windows(trainer, script.pooling_windows)
     train = trainer.train_dataset
     rows = len(train) if isinstance(train, Dataset) else train.num_shards
-    record = record | {"script": asdict(script), "model": asdict(model_args), "data": {"rows or shards": rows}}
+    flags = {name: value for name, value in asdict(script).items() if name not in LOOKING_ON}
+    record = record | {"script": flags, "model": asdict(model_args), "data": {"rows or shards": rows}}
     record = json.loads(json.dumps(record, default=str))
     checkpoint = _checkpoint_to_resume(training, record)
     keeper = _KeepRecord(record)
@@ -245,60 +208,3 @@ def _checkpoint_to_resume(training: SFTConfig, record: dict) -> str | None:
     if state.global_step >= state.max_steps:  # the trainer would take one step more
         raise InputError(f"there is nothing left to train: {str(file.parent)!r} is the last step of its run")
     return str(file.parent)
-
-
-def _read_files(script: DataArguments, training: SFTConfig, ruler: Ruler) -> Dataset | IterableDataset:
-    options = {
-        "on_error": script.on_error,
-        "streaming": script.dataset_streaming,
-        "num_proc": training.dataset_num_proc,
-        "check_images": script.check_images,
-        "processor": ruler.processor,
-        "max_length": ruler.max_length,
-        "chat_template": ruler.chat_template,
-    }
-    if script.llava_json:
-        return read_llava_json(script.llava_json, script.image_folder, **options)
-    return read_image_folder(
-        script.image_folder,
-        script.csv,
-        image_column=script.image_column,
-        question_column=script.question_column,
-        answer_column=script.answer_column,
-        **options,
-    )
-
-
-def _load_split(script: DataArguments, split: str, training: SFTConfig, ruler: Ruler) -> Dataset | IterableDataset:
-    name = script.dataset_name
-    try:
-        if any(os.path.isfile(os.path.join(name, file)) for file in ("state.json", "dataset_dict.json")):
-            dataset = load_from_disk(name)
-        else:
-            dataset = load_dataset(name, name=script.dataset_config, streaming=script.dataset_streaming)
-    except Exception as error:  # of the Hub, of files, of formats
-        raise InputError(f"the dataset {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
-    if isinstance(dataset, dict):
-        if split not in dataset:
-            raise InputError(f"the dataset {name!r} has no split {split!r}, only {', '.join(map(repr, dataset))}")
-        dataset = dataset[split]
-    columns = dataset.column_names
-    if columns is not None and "messages" not in columns and not {"prompt", "completion"} <= {*columns}:
-        raise InputError(
-            f"the dataset {name!r} has the columns {', '.join(map(repr, columns))}, but `messages`, or `prompt` and "
-            "`completion`, are needed, and `images` or `image` beside them"
-        )
-    if isinstance(dataset, IterableDataset):
-        return dataset
-    if len(dataset) == 0:
-        raise InputError(f"the split {split!r} of {name!r} has no rows")
-    lengths, problems = measure(dataset, ruler, training.dataset_num_proc)
-    if script.check_images:
-        problems = check_images(dataset, training.dataset_num_proc) | problems
-    source = f"{name}, split {split}"
-    faults = [Fault(source, row, None, kind, problem) for row, (kind, problem) in sorted(problems.items())]
-    if script.on_error == "skip" and 2 * len(faults) > len(dataset):
-        raise TrainingDataError(f"{len(faults)} of {len(dataset)} rows are broken, such as: {faults[0]}")
-    report(faults, len(dataset), script.on_error)
-    dataset = with_lengths(dataset, lengths)
-    return dataset.select([row for row in range(len(dataset)) if row not in problems]) if problems else dataset

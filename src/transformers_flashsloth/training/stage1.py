@@ -21,7 +21,8 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from ..building.decoder_chat import special_texts
 from ..checkpoints.opening import InputError
 from .arguments import STAGE_DEFAULTS, StageArguments, accumulate, parse_arguments, run_command
-from .run import build_trainer, load_data, load_model, load_processor, run, step_flags
+from .run import build_trainer, load_model, load_processor, run, step_flags
+from .splits import load_data
 
 DEFAULTS = STAGE_DEFAULTS | {"learning_rate": 1e-3, "global_batch_size": 256, "output_dir": "stage1"}
 
@@ -41,6 +42,9 @@ CHAT_TEMPLATE = """\
 {{- query -}}
 {%- generation -%}{{- "\\n" -}}{%- endgeneration -%}
 """
+
+# Held-out images are shown alone, as captions begin right behind them. Nothing of a row teaches where a caption ends.
+ASKED = {"chat_template": '{{- image_token | default("<image>") -}}', "answers_end": False}
 
 
 def caption_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -65,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
     model.model.vision_tower.requires_grad_(script.train_vision_tower)
     trainer = build_trainer(
         model,
+        script,
+        ASKED,
         args=training,
         train_dataset=train,
         eval_dataset=evaluation,

@@ -18,7 +18,8 @@ from trl import SFTTrainer
 
 from ..checkpoints.opening import InputError
 from .arguments import STAGE_DEFAULTS, StageArguments, accumulate, parse_arguments, run_command
-from .run import build_trainer, load_data, load_model, load_processor, run, step_flags
+from .run import build_trainer, load_model, load_processor, run, step_flags
+from .splits import load_data
 
 DEFAULTS = STAGE_DEFAULTS | {"learning_rate": 2e-5, "global_batch_size": 128, "output_dir": "stage2"}
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> SFTTrainer:
     model.model.vision_tower.requires_grad_(script.train_vision_tower)
     trainer = build_trainer(
         model,
+        script,
         args=training,
         train_dataset=train,
         eval_dataset=evaluation,
