@@ -15,6 +15,8 @@ pytest.importorskip("lmms_eval")
 from lmms_eval.api.instance import Instance
 from lmms_eval.models import get_model
 
+from transformers_flashsloth.evaluation import harness
+
 EXAMPLES = Path(DEFAULT_CHECKPOINT).parent / "examples"
 SHAPES, CORNERS, FOX = (Image.open(EXAMPLES / f"{name}.png").convert("RGB") for name in ("shapes", "corners", "fox"))
 SYSTEM = {"role": "system", "content": [{"type": "text", "text": "Answer with one word."}]}
@@ -50,6 +52,17 @@ def ask(model, conversations: list, kind: str = "generate_until", **options) -> 
     return getattr(model, kind)(requests)
 
 
+def views_encoded(model) -> list[int]:
+    """Grows by the views that the vision tower sees in a call."""
+    seen = []
+    tower = model.answerer.model.model.vision_tower
+    tower.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(len(args[0] if args else kwargs["pixel_values"])),
+        with_kwargs=True,
+    )
+    return seen
+
+
 @pytest.fixture(scope="module")
 def alone() -> list[str]:
     """`generate` by itself, without anything of evaluation/."""
@@ -79,6 +92,28 @@ def test_answers_are_those_of_generate_whatever_the_batch_and_the_order(alone, b
     assert ask(model, conversations[::-1]) == alone[::-1]
 
 
+@pytest.mark.parametrize(("batch_size", "size"), [(1, 128), (2, 128), (16, 128), (2, 3)])
+def test_an_image_is_encoded_once_whatever_the_batch_and_the_order(batch_size, size, monkeypatch):
+    """Documents have copies of their images, and come in slices of which none holds all."""
+    monkeypatch.setattr(harness, "SLICE", size)
+    questions = ["What is this?", "Is there a fox?", "What is in the bottom left corner?"]
+    documents = [messages_of([image.copy()], text) for text in questions for image in (FOX, CORNERS, SHAPES)]
+    model = model_of(batch_size=batch_size)
+    expected = [ask(model_of(), [document])[0] for document in documents]
+    seen = views_encoded(model)
+    assert ask(model, documents) == expected and len(set(expected)) > 4
+    assert ask(model, documents[::-1]) == expected[::-1]
+    assert sum(seen) == 3 == model.answerer.features.misses
+
+
+def test_sampled_answers_do_not_depend_on_slices(monkeypatch):
+    conversations = [messages_of(*document) for document in [*DOCUMENTS[:2], *DOCUMENTS[:2]]]
+    hot = {"temperature": 3.0, "do_sample": True}
+    whole = ask(model_of(), conversations, **hot)
+    monkeypatch.setattr(harness, "SLICE", 1)
+    assert ask(model_of(), conversations, **hot) == whole and whole[:2] != whole[2:]
+
+
 def test_rows_near_the_end_of_the_context_have_the_room_they_have_alone(tiny_checkpoint):
     conversations = [messages_of([], "word " * count) for count in (5, 60, 100, 130)]
     alone, together = (
@@ -86,7 +121,7 @@ def test_rows_near_the_end_of_the_context_have_the_room_they_have_alone(tiny_che
         for size in (1, 4)
     )
     assert alone == together and all(alone)
-    with pytest.raises(InputError, match=r"a prompt takes .* tokens, but the model reads at most 255"):
+    with pytest.raises(InputError, match=r"a document cannot be asked: it takes .* the model reads at most 255"):
         ask(get_model("flashsloth")(tiny_checkpoint, device="cpu"), [messages_of([], "word " * 400)])
 
 
@@ -114,11 +149,9 @@ def test_a_video_is_frames_and_a_file_of_them(tmp_path):
     SHAPES.save(clip, save_all=True, append_images=[CORNERS, FOX], duration=1000)
     content = [{"type": "video", "url": str(clip)}, {"type": "text", "text": "What is this?"}]
     model = model_of(num_frames=2)
-    seen = []
-    kept = model.answerer._inputs
-    model.answerer._inputs = lambda batch: seen.append(inputs := kept(batch)) or inputs
+    seen = views_encoded(model)
     assert ask(model, [[{"role": "user", "content": content}]]) != [""]
-    assert len(seen[0]["pixel_values"]) == 2
+    assert seen == [2]
 
 
 def test_system_prompts_change_the_prompt_and_come_from_a_file_too(tmp_path):
@@ -128,12 +161,12 @@ def test_system_prompts_change_the_prompt_and_come_from_a_file_too(tmp_path):
     document = messages_of(*DOCUMENTS[4])
     prompts = []
     for each in (model, prompted):
-        kept = each.answerer._inputs
-        each.answerer._inputs = lambda batch, kept=kept: prompts.append(inputs := kept(batch)) or inputs
+        asked = each.answerer.model
+        asked.generate = lambda kept=asked.generate, **inputs: prompts.append(inputs["input_ids"]) or kept(**inputs)
     by_document = ask(model, [[SYSTEM, *document]])
     assert ask(prompted, [document]) == by_document
-    assert torch.equal(prompts[0]["input_ids"], prompts[1]["input_ids"])
-    assert "Answer with one word. USER:" in model.answerer.processor.decode(prompts[0]["input_ids"][0])
+    assert torch.equal(*prompts)
+    assert "Answer with one word. USER:" in model.answerer.processor.decode(prompts[0][0])
 
 
 def test_several_rounds_hand_the_answers_on():

@@ -23,6 +23,7 @@ def answer_all(
     batch_size: int = 8,
     features: FeatureStore | None = None,
     processor_kwargs: dict | None = None,
+    until: Sequence[str] = (),
     progress: Callable[[int, str], Any] | None = None,
     **generate_kwargs,
 ) -> list[str]:
@@ -42,6 +43,7 @@ def answer_all(
         features ([`FeatureStore`], *optional*): keeps features beyond this call; by default there is one of 1 GiB.
         processor_kwargs (`dict`, *optional*): options of the processor for all questions, such as `image_hd=True` and
             `pooling_window=6`.
+        until (`Sequence[str]`): an answer ends before the first of these texts, which the prompt may hold.
         progress (`Callable`, *optional*): called with the index of a question and its answer, once that is known.
         generate_kwargs: options of `generate`. `max_new_tokens` (by default as the model says, or 256) is cut where
             the decoder's context ends; `stop_strings` need no tokenizer.
@@ -62,7 +64,9 @@ def answer_all(
         with _naming(index, len(questions)):
             conversations.append(as_conversation(question))
             texts.append(maker.text(conversations[-1]))
-    rows = Rows(model, processor, FeatureStore(DEFAULT_STORE_BYTES) if features is None else features, generate_kwargs)
+    until = [text for text in ((until,) if isinstance(until, str) else until) if text]
+    store = FeatureStore(DEFAULT_STORE_BYTES) if features is None else features
+    rows = Rows(model, processor, store, generate_kwargs, until)
     prompts: dict[int, Prompt] = {}
 
     def prompt_of(index: int) -> Prompt:

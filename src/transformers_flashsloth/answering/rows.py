@@ -1,9 +1,9 @@
 """Rows of `generate`: padded on the left, or behind a prefix that they have in common."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StoppingCriteriaList
 from transformers.cache_utils import Cache
 
 from ..model.processing_flashsloth import FlashSlothProcessor
@@ -11,6 +11,7 @@ from ..model.prompt_memory import CACHE
 from .features import FeatureStore, with_features
 from .kept_prefix import KeptPrefix, num_images
 from .prompts import Prompt
+from .stopping import EndsAnswer, cut_before
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
@@ -24,9 +25,18 @@ class Rows:
         processor ([`FlashSlothProcessor`]): of the model.
         store ([`FeatureStore`]): of the images' features.
         options (`dict`): of `generate`.
+        until (`Sequence[str]`): texts that answers end before.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: FlashSlothProcessor, store: FeatureStore, options: dict):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: FlashSlothProcessor,
+        store: FeatureStore,
+        options: dict,
+        until: Sequence[str] = (),
+    ):
+        self.until = until
         self.model, self.processor, self.store = model, processor, store
         self.prefix = KeptPrefix(model, store)
         config = options.get("generation_config") or model.generation_config
@@ -88,9 +98,13 @@ class Rows:
             inputs |= {"input_ids": torch.cat([prefix, ids], dim=1), CACHE: cache}
         inputs |= self._images(prompts, ids, past)
         longest = min(self.longest, self.context - past - length)
+        if self.until:
+            ends = EndsAnswer(self.processor.tokenizer, self.until, past + length)
+            inputs["stopping_criteria"] = StoppingCriteriaList([*self.options.get("stopping_criteria", []), ends])
         output = self.model.generate(**self.options | inputs | {"max_new_tokens": longest})
         output = getattr(output, "sequences", output)[:, past + length :]
-        return [text.strip() for text in self.processor.batch_decode(output, skip_special_tokens=True)]
+        texts = self.processor.batch_decode(output, skip_special_tokens=True)
+        return [cut_before(text, self.until).strip() for text in texts]
 
     def _images(self, prompts: list[Prompt], ids: torch.Tensor, past: int) -> dict:
         """The images of the positions `(B, L)` behind the cached ones, as `generate` takes them."""

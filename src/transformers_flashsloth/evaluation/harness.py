@@ -1,6 +1,7 @@
 """FlashSloth as a model of lmms-eval 0.7: `python -m lmms_eval --model flashsloth --model_args pretrained=DIR`."""
 
 import inspect
+from collections import Counter
 from typing import Any
 
 from accelerate import Accelerator
@@ -14,6 +15,9 @@ from .loading import open_answerer
 from .options import read_options
 
 NAMES = [name for name in inspect.signature(open_answerer).parameters if name not in ("batch_size", "device")]
+
+# Documents whose images are held at once: a benchmark's all together may be more than memory holds.
+SLICE = 128
 
 
 class FlashSlothEvaluated(lmms):
@@ -74,13 +78,12 @@ class FlashSlothEvaluated(lmms):
 
     def generate_until(self, requests) -> list[str]:
         """Answers documents of one round, in their order."""
-        questions = []
-        for request in requests:
-            _, doc_to_messages, options, doc_id, task, split = request.args
-            messages = doc_to_messages(self.task_dict[task][split][doc_id])
-            questions.append(self._question(messages, options | self.options_of_task.get(task, {})))
+        answers, asked = [], Counter()
         with self._progress(len(requests)) as bar:
-            answers = self.answerer.answer(questions, after_each=bar.update)
+            size = max(SLICE, self.batch_size)
+            for start in range(0, len(requests), size):
+                questions = [self._first_question(request) for request in requests[start : start + size]]
+                answers += self.answerer.answer(questions, after_each=bar.update, asked=asked)
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("generate_until", (request.args[0], request.args[2]), answer)
         return answers
@@ -121,6 +124,11 @@ class FlashSlothEvaluated(lmms):
             return None, info
         messages, is_last, _, info = made
         return (None if is_last else messages), info
+
+    def _first_question(self, request) -> Question:
+        _, doc_to_messages, options, doc_id, task, split = request.args
+        messages = doc_to_messages(self.task_dict[task][split][doc_id])
+        return self._question(messages, options | self.options_of_task.get(task, {}))
 
     def _question(self, messages: list[dict], options: dict) -> Question:
         if self.system_prompt:
