@@ -2,15 +2,19 @@
 
 import json
 import re
+import sys
 
 import pytest
 
 pytest.importorskip("lmms_eval")
 
+from lmms_eval.llm_judge.factory import ProviderFactory
+
 import flashsloth_command
-from tests.evaluation.local_tasks import KINDS, SAID, write_task
+from tests.evaluation.local_tasks import KINDS, SAID, JudgeByRule, write_task
 from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 from transformers_flashsloth.evaluation.answers import Answerer
+from transformers_flashsloth.evaluation.paper import PAPER
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def scripted(monkeypatch):
     """A model that says to question n what the list says."""
     said = []
 
-    def answer(self, questions, after_each=None):
+    def answer(self, questions, **_):
         texts = [question.messages[-1]["content"] for question in questions]
         asked = [re.search(r"question (\d)\?", str(parts), re.IGNORECASE).group(1) for parts in texts]
         return [said[int(number)] for number in asked]
@@ -27,6 +31,21 @@ def scripted(monkeypatch):
     return said
 
 
+@pytest.fixture
+def judged(monkeypatch):
+    """No question leaves this machine: answers are judged by a rule."""
+    ProviderFactory.register_provider("by-rule", JudgeByRule)
+    monkeypatch.setenv("API_TYPE", "by-rule")
+    # It holds the judge of whoever imported it first.
+    monkeypatch.delitem(sys.modules, "lmms_eval.tasks.mathvista.mathvista_evals", raising=False)
+
+
+def test_every_benchmark_of_the_paper_has_a_local_task():
+    assert set(KINDS) == set(SAID) == {benchmark.task for benchmark in PAPER}
+    assert all(set(benchmark.metrics) & set(SAID[benchmark.task][1]) for benchmark in PAPER)
+
+
+@pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize("name", list(KINDS))
 def test_each_kind_of_task_is_scored_by_its_own_rules(name, scripted, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -338,7 +338,7 @@ def test_two_ranks_share_the_questions_and_agree(flags, held_out, images, checkp
     model = FlashSlothForConditionalGeneration.from_pretrained(checkpoint)
     said = answers_by_hand(model, checkpoint, held_out[:number], images)
     rows = write_rows(tmp_path / "held.json", with_answers(held_out[:number], [said[0], *"~" * (number - 1)]))
-    arguments = with_flags(flags, **ASKING, eval_answers=rows, learning_rate=0, eval_steps=2)
+    arguments = with_flags(flags, **ASKING | {"eval_steps": 2}, eval_answers=rows, learning_rate=0)
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     reports = {}
