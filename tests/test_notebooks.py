@@ -1,17 +1,23 @@
 """The notebooks run, on tiny checkpoints, and are kept without outputs."""
 
+import csv
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from tests import notebook_process
 from tests.publishing.hub_server import TOKEN, Hub
+from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor, answer_all
+from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -65,6 +71,36 @@ def test_finetune_lora_trl(tmp_path):
         trained = [tensor.abs().max() for name, tensor in adapter.items() if part in name and "lora_B" in name]
         assert trained and min(trained) > 0
     assert all(any(f".{part}." in name for part in parts) for name in adapter)  # and nothing of the vision tower
+
+
+def test_evaluate(tmp_path, monkeypatch, capsys):
+    """From charts to a card whose figures are those of the adapter, asked here once more."""
+    for module in ("datasets", "peft", "trl"):
+        pytest.importorskip(module, reason="needs the extra `train`")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, value in {"SHORT": 1, "DESTINATION": tmp_path}.items():
+        monkeypatch.setenv(f"FLASHSLOTH_{name}", str(value))
+    notebook_process.main(NOTEBOOKS / "evaluate.ipynb")
+    printed = capsys.readouterr().out
+    curve = re.findall(r"^\| (\d+) \| [\d.]+ \| (\d+)% \| (\d+)% \|$", printed, re.MULTILINE)
+    assert [step for step, *_ in curve] == ["0", "1", "2"]
+    assert re.search(rf"^\| exact match \| {curve[0][1]}% \| {curve[2][1]}% \| 8 \|$", printed, re.MULTILINE)
+    assert re.search(rf"^\| ANLS \| {curve[0][2]}% \| {curve[2][2]}% \| 8 \|$", printed, re.MULTILINE)
+
+    rows = list(csv.DictReader((tmp_path / "held_out.csv").open()))
+    trained = list(csv.DictReader((tmp_path / "train.csv").open()))
+    assert (len(rows), len(trained)) == (8, 32)
+    processor = FlashSlothProcessor.from_pretrained(DEFAULT_CHECKPOINT)
+    model = FlashSlothForConditionalGeneration.from_pretrained(DEFAULT_CHECKPOINT)
+    adapted = import_module("peft").PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    asked = [(str(tmp_path / "images" / row["image"]), row["question"]) for row in rows]
+    said = answer_all(adapted, processor, asked, do_sample=False, max_new_tokens=8)
+    right = sum(answer == row["answer"] for answer, row in zip(said, rows, strict=True))
+    card = ModelCard.load(tmp_path / "adapter" / "README.md")
+    figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert set(figures) == {"exact_match", "anls"} and figures["exact_match"] == round(100 * right / 8, 2)
+    assert card.data.model_name == "flashsloth-charts" and f"about {right / 8:.0%}" in card.text
+    assert str(tmp_path) not in card.content and "default_checkpoint" not in card.content
 
 
 def test_a_failing_cell_is_noticed(tmp_path):
