@@ -83,13 +83,13 @@ def test_evaluate(tmp_path, monkeypatch, capsys):
     notebook_process.main(NOTEBOOKS / "evaluate.ipynb")
     printed = capsys.readouterr().out
     curve = re.findall(r"^\| (\d+) \| [\d.]+ \| (\d+)% \| (\d+)% \|$", printed, re.MULTILINE)
-    assert [step for step, *_ in curve] == ["0", "1", "2"]
+    assert [step for step, *_ in curve] == ["0", "4", "8"]
     assert re.search(rf"^\| exact match \| {curve[0][1]}% \| {curve[2][1]}% \| 8 \|$", printed, re.MULTILINE)
     assert re.search(rf"^\| ANLS \| {curve[0][2]}% \| {curve[2][2]}% \| 8 \|$", printed, re.MULTILINE)
 
     rows = list(csv.DictReader((tmp_path / "held_out.csv").open()))
     trained = list(csv.DictReader((tmp_path / "train.csv").open()))
-    assert (len(rows), len(trained)) == (8, 32)
+    assert (len(rows), len(trained)) == (8, 64)
     processor = FlashSlothProcessor.from_pretrained(DEFAULT_CHECKPOINT)
     model = FlashSlothForConditionalGeneration.from_pretrained(DEFAULT_CHECKPOINT)
     adapted = import_module("peft").PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
@@ -98,7 +98,7 @@ def test_evaluate(tmp_path, monkeypatch, capsys):
     right = sum(answer == row["answer"] for answer, row in zip(said, rows, strict=True))
     card = ModelCard.load(tmp_path / "adapter" / "README.md")
     figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert set(figures) == {"exact_match", "anls"} and figures["exact_match"] == round(100 * right / 8, 2)
+    assert set(figures) == {"exact_match", "anls"} and figures["exact_match"] == round(100 * right / 8, 2) > 0
     assert card.data.model_name == "flashsloth-charts" and f"about {right / 8:.0%}" in card.text
     assert str(tmp_path) not in card.content and "default_checkpoint" not in card.content
 

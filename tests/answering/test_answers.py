@@ -250,6 +250,22 @@ def test_a_question_that_cannot_be_asked_is_named(model, processor, question, sa
     assert not encoded
 
 
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_answers_end_before_a_text_wherever_it_begins(model, processor, pictures, batch_size):
+    """Inside a token, in a row that others outlast, and not for what the prompt says; beside a user's own criterion."""
+    questions = mixed(pictures)
+    whole = answer_all(model, processor, questions, batch_size=batch_size, max_new_tokens=8)
+    (first, second), steps = [answer[len(answer) // 2 :][:2] for answer in whole[:2]], []
+    count = lambda ids, scores: steps.append(1) or torch.zeros(len(ids), dtype=torch.bool)  # noqa: E731
+    options = {"batch_size": batch_size, "max_new_tokens": 8, "stopping_criteria": [count]}
+    found = answer_all(model, processor, questions, until=[first, second, "ASSISTANT:", "", WORDS[0]], **options)
+    assert found == [answer.partition(first)[0].partition(second)[0].strip() for answer in whole] != whole
+    assert steps
+    del steps[:]
+    assert answer_all(model, processor, questions[:1], until=first, **options) == found[:1]
+    assert len(steps) < 8  # nothing is generated behind it
+
+
 def test_other_refusals(model, processor):
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         answer_all(model, processor, [], batch_size=0)

@@ -5,7 +5,7 @@ On a LLaVA file, or a folder of images with a table of questions and answers:
 
     flashsloth train lora --model_name_or_path flashsloth-3.2b \
         --csv questions.csv --image_folder images --on_error skip \
-        --eval_fraction 0.05 --eval_strategy epoch --output_dir adapter
+        --eval_fraction 0.05 --eval_strategy epoch --eval_answers 100 --output_dir adapter
 
 On a dataset of the Hub or on disk in one of TRL's formats (`messages`, or `prompt` and `completion`, with `images`):
 
