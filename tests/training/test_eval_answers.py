@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.training.training_files import llava_rows, write_images, write_rows  
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor  # noqa: E402
 from transformers_flashsloth.checkpoints.opening import InputError  # noqa: E402
 from transformers_flashsloth.training import lora, stage1, stage2  # noqa: E402
-from transformers_flashsloth.training.answering_trainer import table  # noqa: E402
+from transformers_flashsloth.training.answering_trainer import AnsweringTrainer, table  # noqa: E402
 from transformers_flashsloth.training.held_out import HeldOut  # noqa: E402
 from transformers_flashsloth.training.row_files import TrainingDataError  # noqa: E402
 
@@ -314,6 +315,81 @@ def test_files_of_either_kind_are_held_out(flags, tmp_path, monkeypatch):
     broken = write_rows(tmp_path / "broken.csv", [*table, table[0] | {"image": "gone.png"}])
     with pytest.raises(TrainingDataError, match=r"broken.csv, row 3: there is no image file .*gone.png"):
         lora.main(with_flags(flags, **ASKING, eval_answers=broken))
+
+
+@pytest.mark.parametrize("how", ["FSDP", "ZeRO-3"])
+def test_models_that_accelerate_spreads_are_refused_before_the_first_step(flags, monkeypatch, how):
+    if how == "FSDP":
+        always = property(lambda self: True, lambda self, value: None)
+        monkeypatch.setattr(AnsweringTrainer, "is_fsdp_enabled", always, raising=False)
+    else:
+        plugin = SimpleNamespace(zero_stage=3)
+        monkeypatch.setattr("accelerate.state.AcceleratorState.deepspeed_plugin", plugin)
+    with pytest.raises(InputError, match="leave it out with accelerate's FSDP and with ZeRO-3"):
+        lora.main(with_flags(flags, **ASKING, eval_fraction=0.5, eval_answers=2))
+
+
+SHARDED = """
+import json, os, sys
+import torch
+from datasets import load_from_disk
+from transformers.distributed import DistributedConfig
+from trl import SFTConfig
+from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor
+from transformers_flashsloth.training.answering_trainer import AnsweringTrainer, Asking
+from transformers_flashsloth.training.held_out import HeldOut
+
+out, checkpoint, rows = sys.argv[1:]
+ranks, rank = int(os.environ["WORLD_SIZE"]), os.environ["RANK"]
+torch.set_num_threads(1)
+options = {"distributed_config": DistributedConfig(fsdp_size=2)} if ranks == 2 else {}
+rows = load_from_disk(rows)
+trainer = AnsweringTrainer(
+    FlashSlothForConditionalGeneration.from_pretrained(checkpoint, pooling_dropout=0.0, **options),
+    SFTConfig(
+        out, use_cpu=True, bf16=False, max_steps=1, per_device_train_batch_size=2 // ranks, max_length=None,
+        optim="sgd", learning_rate=0.01, lr_scheduler_type="constant", report_to="none", save_strategy="no",
+    ),
+    train_dataset=rows,
+    eval_dataset=rows,
+    processing_class=FlashSlothProcessor.from_pretrained(checkpoint),
+    asking=Asking(HeldOut(rows), 4),
+)
+trainer.train()
+expected = trainer.asking.rows.expected()
+report = {"answers": trainer._answers(list(range(len(rows))), expected), "figures": trainer.evaluate()["eval_anls"]}
+with open(f"{out}.{rank}.json", "w") as file:
+    json.dump(report | {"split": trainer._is_split()}, file)
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_ranks_that_share_a_model_answer_in_step(images, checkpoint, tmp_path):
+    """A model that transformers shards with FSDP2 answers after a step as it does whole."""
+    question = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    rows = [
+        {"images": [str(images / "0.png")], "messages": [{"role": "user", "content": question}]},
+        {"images": [str(images / "5.png")], "messages": [{"role": "user", "content": question}]},
+        {"images": [], "messages": [{"role": "user", "content": question[1:]}]},
+    ]
+    for row in rows:
+        row["messages"].append({"role": "assistant", "content": [{"type": "text", "text": "yeah"}]})
+    data = datasets.Dataset.from_list(rows).cast_column("images", datasets.List(datasets.Image()))
+    data.save_to_disk(tmp_path / "rows")
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    reports = {}
+    for ranks in (1, 2):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        command = [*launcher, "sharded.py", f"of{ranks}", checkpoint, "rows"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        reports[ranks] = [json.loads((tmp_path / f"of{ranks}.{rank}.json").read_text()) for rank in range(ranks)]
+    (alone,), shared = reports[1], reports[2]
+    assert not alone.pop("split") and all(report.pop("split") for report in shared)
+    assert shared == [alone, alone] and len(set(alone["answers"])) > 1
 
 
 RANK = """

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate.utils import gather_object
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
@@ -54,12 +55,24 @@ class AnsweringTrainer(SFTTrainer):
         asking ([`Asking`]): what is asked, and how. Answered `per_device_eval_batch_size` at once, each question by one
             of the ranks.
         args, kwargs: of `SFTTrainer`, with the model's processor as `processing_class`.
+
+    Raises:
+        ValueError: if accelerate's FSDP or ZeRO-3 spreads the model over the ranks.
     """
 
     def __init__(self, *args, asking: Asking, **kwargs):
         super().__init__(*args, **kwargs)
+        plugin = self.accelerator.state.deepspeed_plugin
+        if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+            raise ValueError(
+                "--eval_answers needs a model that is whole on each rank, or that transformers shards "
+                "(`distributed_config`): leave it out with accelerate's FSDP and with ZeRO-3, and evaluate what they save"
+            )
         self.asking = asking
         self._asks = True
+        for module in self.model.modules():  # its weights are gathered for `forward`, and for what else is named
+            if isinstance(module, FSDPModule) and hasattr(module, "get_image_features"):
+                register_fsdp_forward_method(module, "get_image_features")
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """As `SFTTrainer`'s. Another data set than the trainer's own has a loss, and is not asked."""
@@ -140,8 +153,7 @@ class AnsweringTrainer(SFTTrainer):
         return tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"][:length]).strip()
 
     def _is_split(self) -> bool:
-        parameters = list(self.model.parameters())
-        return self.is_fsdp_enabled or any(isinstance(one, DTensor) or hasattr(one, "ds_id") for one in parameters)
+        return any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
 
 
 def table(rows: list[tuple[str, str, str]]) -> str:
