@@ -18,8 +18,8 @@ pytest.importorskip("trl")
 from tests.training.training_files import llava_rows, write_images, write_rows  # noqa: E402
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor  # noqa: E402
 from transformers_flashsloth.checkpoints.opening import InputError  # noqa: E402
-from transformers_flashsloth.training import lora, stage1, stage2  # noqa: E402
-from transformers_flashsloth.training.answering_trainer import AnsweringTrainer, table  # noqa: E402
+from transformers_flashsloth.training import answering_trainer, lora, stage1, stage2  # noqa: E402
+from transformers_flashsloth.training.answering_trainer import table  # noqa: E402
 from transformers_flashsloth.training.held_out import HeldOut  # noqa: E402
 from transformers_flashsloth.training.row_files import TrainingDataError  # noqa: E402
 
@@ -317,15 +317,15 @@ def test_files_of_either_kind_are_held_out(flags, tmp_path, monkeypatch):
         lora.main(with_flags(flags, **ASKING, eval_answers=broken))
 
 
-@pytest.mark.parametrize("how", ["FSDP", "ZeRO-3"])
-def test_models_that_accelerate_spreads_are_refused_before_the_first_step(flags, monkeypatch, how):
-    if how == "FSDP":
-        always = property(lambda self: True, lambda self, value: None)
-        monkeypatch.setattr(AnsweringTrainer, "is_fsdp_enabled", always, raising=False)
-    else:
-        plugin = SimpleNamespace(zero_stage=3)
-        monkeypatch.setattr("accelerate.state.AcceleratorState.deepspeed_plugin", plugin)
-    with pytest.raises(InputError, match="leave it out with accelerate's FSDP and with ZeRO-3"):
+def test_models_that_accelerate_spreads_are_refused_before_the_first_step(flags, monkeypatch):
+    def state(fsdp_plugin=None, zero_stage=None):
+        zero = None if zero_stage is None else SimpleNamespace(zero_stage=zero_stage)
+        return SimpleNamespace(fsdp_plugin=fsdp_plugin, deepspeed_plugin=zero)
+
+    states = [state(), state(zero_stage=2), state(zero_stage=3), state(fsdp_plugin="any")]
+    assert [answering_trainer.is_spread(each) for each in states] == [False, False, True, True]
+    monkeypatch.setattr(answering_trainer, "is_spread", lambda state: True)
+    with pytest.raises(InputError, match="leave it out with accelerate's FSDP and ZeRO-3"):
         lora.main(with_flags(flags, **ASKING, eval_fraction=0.5, eval_answers=2))
 
 

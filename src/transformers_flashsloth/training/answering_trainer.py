@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -62,11 +63,10 @@ class AnsweringTrainer(SFTTrainer):
 
     def __init__(self, *args, asking: Asking, **kwargs):
         super().__init__(*args, **kwargs)
-        plugin = self.accelerator.state.deepspeed_plugin
-        if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+        if is_spread(self.accelerator.state):
             raise ValueError(
                 "--eval_answers needs a model that is whole on each rank, or that transformers shards "
-                "(`distributed_config`): leave it out with accelerate's FSDP and with ZeRO-3, and evaluate what they save"
+                "(`distributed_config`): leave it out with accelerate's FSDP and ZeRO-3, and evaluate what they save"
             )
         self.asking = asking
         self._asks = True
@@ -154,6 +154,12 @@ class AnsweringTrainer(SFTTrainer):
 
     def _is_split(self) -> bool:
         return any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
+
+
+def is_spread(state: AcceleratorState) -> bool:
+    """Whether accelerate leaves parts of a model on each rank, which nothing but `forward` puts together."""
+    zero = state.deepspeed_plugin
+    return getattr(state, "fsdp_plugin", None) is not None or (zero is not None and zero.zero_stage == 3)
 
 
 def table(rows: list[tuple[str, str, str]]) -> str:
