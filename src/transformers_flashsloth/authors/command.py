@@ -29,7 +29,13 @@ def convert(arguments: list[str], prog: str) -> int:
         )
         sys.stdout.write(f"{summary}\n")
         if options.push_to_hub:
-            url = push_to_hub(options.destination, options.push_to_hub, private=options.private, scores=options.scores)
+            url = push_to_hub(
+                options.destination,
+                options.push_to_hub,
+                private=options.private,
+                scores=options.scores,
+                results=options.results,
+            )
             sys.stdout.write(f"Uploaded it to {url}.\n")
     return 0
 

@@ -1,0 +1,33 @@
+"""Docstrings in the style of transformers, as mkdocstrings reads them: types without marks, names as links."""
+
+import re
+
+import griffe
+
+PACKAGE = "transformers_flashsloth"
+# An entry of `Args`: "name (`type`, *optional*, defaults to 1): ..."
+ENTRY = re.compile(r"^( +)([\w ,]+?) \((.+?)\):(?= |$)", re.MULTILINE)
+NAME = re.compile(r"\[`~?([\w.]+)`\](?![\[(])")
+
+
+class TransformersStyle(griffe.Extension):
+    def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = _linked(ENTRY.sub(_entry, obj.docstring.value), obj)
+
+
+def _entry(match: re.Match) -> str:
+    indentation, name, kind = match.groups()
+    plain = re.sub(r"\[?`~?([^`]*)`\]?", r"\1", kind).replace("*optional*", "optional")
+    return f"{indentation}{name} ({plain}):"
+
+
+def _linked(text: str, obj: griffe.Object) -> str:
+    package = obj.package
+
+    def link(match: re.Match) -> str:
+        name = match[1]
+        first = name.split(".")[0]
+        return f"[`{name}`][{PACKAGE}.{name}]" if first in (package.exports or []) else f"`{name.split('.')[-1]}`"
+
+    return NAME.sub(link, text)
