@@ -21,9 +21,9 @@ from transformers_flashsloth import DEFAULT_CHECKPOINT, FlashSlothForConditional
 
 DEFAULTS = {
     "output_dir": "grpo",
-    "learning_rate": 2e-3,
+    "learning_rate": 1e-3,
     "max_steps": 40,
-    "per_device_train_batch_size": 64,
+    "per_device_train_batch_size": 32,
     "num_generations": 8,
     "max_completion_length": 4,
     "gradient_checkpointing": False,
@@ -56,7 +56,8 @@ if __name__ == "__main__":
     held_out = drawings("held out", script.num_held_out)
     print(f"before: {accuracy(model, processor, held_out):.1%}")
 
-    rows = [{"prompt": PROMPT, "images": [image], "shape": shape} for image, shape in drawings("train", script.num_pictures)]
+    pictures = drawings("train", script.num_pictures)
+    rows = [{"prompt": PROMPT, "images": [image], "shape": shape} for image, shape in pictures]
     trainer = GRPOTrainer(
         model,
         is_right,

@@ -7,13 +7,17 @@ import griffe
 PACKAGE = "transformers_flashsloth"
 # An entry of `Args`: "name (`type`, *optional*, defaults to 1): ..."
 ENTRY = re.compile(r"^( +)([\w ,]+?) \((.+?)\):(?= |$)", re.MULTILINE)
+DEFAULT = re.compile(r"(^ +[\w ,]+? \(.+?), defaults to .+?\):(?= |$)", re.MULTILINE)
 NAME = re.compile(r"\[`~?([\w.]+)`\](?![\[(])")
 
 
 class TransformersStyle(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = _linked(ENTRY.sub(_entry, obj.docstring.value), obj)
+            text = ENTRY.sub(_entry, obj.docstring.value)
+            if obj.is_function:  # its signature says so too
+                text = DEFAULT.sub(r"\1):", text)
+            obj.docstring.value = _linked(text, obj)
 
 
 def _entry(match: re.Match) -> str:

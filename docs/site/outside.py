@@ -1,9 +1,9 @@
 """
 Files of the repository that lie outside of `docs/` as pages of the site, where they are linked or in the navigation.
 
-A link is written as it works in the repository, such as `../benchmarks/README.md`. On the site it leads to the page made
-of that file: Markdown as it is, a notebook as its cells. A link to anything else in the repository loses its link, as
-the site holds no such page.
+A link is written as it works in the repository, such as `../benchmarks/README.md`. On the site it leads to the page
+made of that file: Markdown as it is, a notebook as its cells. A link to anything else in the repository loses its link,
+as the site holds no such page.
 """
 
 import json

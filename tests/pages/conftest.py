@@ -15,7 +15,7 @@ from tests.tiny_backbones import TEXT, VISION, small
 from transformers_flashsloth import EXAMPLES, from_backbones
 
 BACKBONES = "HuggingFaceTB/SmolLM2-135M-Instruct", "google/siglip-base-patch16-384"
-QUESTIONS = "image,question,answer\nfox.png,What is this?,fox\nshapes.png,What color is the triangle?,red\n"
+QUESTIONS = "image,question,answer\nfox.png,What is this?,fox\nshapes.png,What color is the triangle?,blue\n"
 
 
 def write_backbones(text: Path, vision: Path) -> None:

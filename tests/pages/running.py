@@ -60,10 +60,6 @@ def run_command(command: str) -> str:
         return _process(["make", "--directory", ROOT, "--dry-run", *words[1:]])
     if words[:2] == ["pip", "install"] or words[0].endswith("bin/pip"):
         check_extra(command)
-    elif program == "python" and words[1] == "-c":
-        with printed() as output:
-            exec(words[2], {"__name__": "__main__"})
-        return output.getvalue()
     elif program == "python" and words[1] == "-m":
         check_module(words[2], words[3:])
     elif program == "python":

@@ -38,7 +38,8 @@ def test_a_page_runs(page, desk):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_run_or_says_why_not(page):
     text = page.read_text(encoding="utf-8")
-    assert len(re.findall(r"^ *```\w", text, re.MULTILINE)) == len(blocks_of(page))  # none is indented, or without a name
+    # None is indented.
+    assert len(re.findall(r"^ *```\w", text, re.MULTILINE)) == len(blocks_of(page))
     for block in blocks_of(page):
         assert block.language in (*RUN, *SHOWN), block
         if block.run_by:
@@ -59,7 +60,7 @@ def anchors(page) -> set[str]:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     found = {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip()) for title in titles}
-    return found | {f"transformers_flashsloth.{name}" for name in re.findall(r"^::: transformers_flashsloth\.(\S+)", text, re.M)}
+    return found | set(re.findall(r"^::: (transformers_flashsloth\.\S+)", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

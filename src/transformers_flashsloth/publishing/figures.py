@@ -73,7 +73,7 @@ def _result(row: dict) -> EvalResult:
         task_type="image-text-to-text",
         dataset_type=row.get("dataset") or row["task"],
         dataset_name=row["name"],
-        # Results of one dataset, config and split share a source in a card: without a config ours would be the authors'.
+        # Results of one dataset, config and split share a source in a card: without a config ours were the authors'.
         dataset_config=row.get("config") or row["task"],
         dataset_split=row.get("split"),
         metric_type=row["metric"],
