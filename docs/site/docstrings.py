@@ -31,7 +31,8 @@ def _linked(text: str, obj: griffe.Object) -> str:
 
     def link(match: re.Match) -> str:
         name = match[1]
-        first = name.split(".")[0]
-        return f"[`{name}`][{PACKAGE}.{name}]" if first in (package.exports or []) else f"`{name.split('.')[-1]}`"
+        first, _, member = name.partition(".")
+        is_public = first in (package.exports or []) and (not member or member in package[first].members)
+        return f"[`{name}`][{PACKAGE}.{name}]" if is_public else f"`{name}`"
 
     return NAME.sub(link, text)
