@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import ModelCard
 
+from flashsloth_command import main
 from transformers_flashsloth.publishing import push
 from transformers_flashsloth.publishing.figures import read_card, read_figures
 
@@ -56,6 +57,12 @@ def test_nothing_is_uploaded_with_figures_that_are_none(results, uploads, tiny_c
     with pytest.raises(ValueError, match="has no figure, as every task failed"):
         push.push_to_hub(directory, "me/mine", results=results)
     assert not uploads and not (directory / "README.md").exists()
+
+
+def test_a_conversion_does_not_begin_without_its_figures(authors_directory, tmp_path, capsys):
+    arguments = ["convert", str(authors_directory), str(tmp_path / "ours"), "--push-to-hub", "me/mine"]
+    assert main([*arguments, "--results", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err and not (tmp_path / "ours").exists()
 
 
 def test_what_is_no_record_is_said(tmp_path):
