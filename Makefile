@@ -4,7 +4,7 @@ IMAGE ?= src/transformers_flashsloth/examples/corners.png
 QUESTION ?= What is in the bottom left corner?
 PYTEST = pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test lint conformance vllm eval page gpu
+.PHONY: demo test lint conformance vllm eval page docs gpu
 
 demo: .venv/bin/flashsloth
 	@echo "image:    $(IMAGE)"
@@ -61,6 +61,15 @@ EVAL_NEEDS = accelerate datasets evaluate filelock\<4 loguru jsonlines numexpr p
 # missing is left out and named. `GPU_ARGS=--tiny` goes through it on a CPU.
 gpu:
 	PYTHONPATH=src:. $(PYTHON) -m benchmarks.gpu --output $(or $(OUTPUT),gpu.md) $(GPU_ARGS)
+
+# The documentation's site, in site/; warnings are errors. `.venv-docs/bin/mkdocs serve` shows it while you write.
+docs: .venv-docs/bin/mkdocs
+	.venv-docs/bin/mkdocs build --strict
+
+.venv-docs/bin/mkdocs: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	@touch $@
 
 # Transformers' own shared tests on our classes, fetched from PyPI.
 conformance: .venv-test/bin/pytest

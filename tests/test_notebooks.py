@@ -15,8 +15,10 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from tests import notebook_process
+from tests.pages.conftest import write_backbones
+from tests.pages.running import check_extra
 from tests.publishing.hub_server import TOKEN, Hub
-from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor, answer_all
+from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothProcessor, answer_all, from_backbones
 from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -36,6 +38,50 @@ def run(notebook: str, **environment) -> subprocess.CompletedProcess:
 def test_no_outputs_are_kept(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda notebook: notebook.stem)
+def test_the_first_line_installs_the_package(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    line = next(cell["source"][0] for cell in cells if cell["cell_type"] == "code")
+    command = line.strip().replace(" -e", "").replace("--quiet ", "").replace('"..[', '"transformers-flashsloth[')
+    assert command.startswith("%pip install ") and "transformers-flashsloth" in command
+    check_extra(command)
+
+
+def test_quickstart(capsys):
+    notebook_process.main(NOTEBOOKS / "quickstart.ipynb")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == ["['blue']", "What color is the triangle? -> blue", "What shape is red? -> circle"]
+
+
+def test_what_the_compressor_sees(capsys):
+    notebook_process.main(NOTEBOOKS / "what_the_compressor_sees.ipynb")
+    printed = capsys.readouterr().out
+    shares = re.findall(r"^(tiger|panda|frog|owl) +(\d+)% +(\d+)% +(\d+)% +(\d+)%$", printed, re.MULTILINE)
+    assert [animal for animal, *_ in shares] == ["tiger", "panda", "frog", "owl"]
+    for place, (_, *found) in enumerate(shares):  # each is found in its own quarter
+        assert max(map(int, found)) == int(found[place]) and 98 <= sum(map(int, found)) <= 102
+    right = dict(re.findall(r"^(.+?)(?:, \d+ visual tokens)?: (\d+) of 10", printed, re.MULTILINE))
+    assert int(right["both halves"]) == int(right["windows of 3 x 3"]) >= 9
+    assert int(right["visual tokens alone (patches blank)"]) < 9
+
+
+def test_build_on_another_backbone(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("trl", reason="needs the extra `train`")
+    text, vision = tmp_path / "text", tmp_path / "vision"
+    write_backbones(text, vision)
+    for name, value in {"TEXT": text, "VISION": vision, "DESTINATION": tmp_path / "built", "SHORT": 1}.items():
+        monkeypatch.setenv(f"FLASHSLOTH_{name}", str(value))
+    notebook_process.main(NOTEBOOKS / "build_on_another_backbone.ipynb")
+    printed = capsys.readouterr().out
+    assert re.search(r"^embedded query module +[1-9][\d,]* parameters$", printed, re.MULTILINE)
+    assert re.search(r"^loss: [\d.]+ at first", printed, re.MULTILINE)
+    original = from_backbones(str(text), str(vision), pooling_window=4)[0].model
+    trained = FlashSlothForConditionalGeneration.from_pretrained(tmp_path / "built").model
+    for part in ("vision_tower", "language_model"):
+        kept = getattr(original, part).state_dict()
+        assert all(tensor.equal(kept[name]) for name, tensor in getattr(trained, part).state_dict().items())
 
 
 def test_convert_and_push(authors_directory, tmp_path):

@@ -23,6 +23,7 @@ from .authors.format import ARCHITECTURE, AUTHORS_TO_OURS
 from .authors.loading import AuthorsFormat
 from .building.acceptance import Acceptance
 from .building.backbones import from_backbones
+from .checkpoints.opening import DEFAULT_CHECKPOINT, EXAMPLES
 from .model.adapters_flashsloth import COMPRESSOR_MODULES, DECODER_LINEARS, OUTSIDE_THE_DECODER
 from .model.configuration_flashsloth import FlashSlothConfig
 from .model.decoders import ACCEPTANCE
@@ -74,11 +75,13 @@ AutoProcessor.register(PhiConfig, AuthorsProcessor, exist_ok=True)
 for _architecture in (FlashSlothForConditionalGeneration.__name__, ARCHITECTURE):
     setattr(transformers, _architecture, FlashSlothForConditionalGeneration)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "COMPRESSOR_MODULES",
     "DECODER_LINEARS",
+    "DEFAULT_CHECKPOINT",
+    "EXAMPLES",
     "OUTSIDE_THE_DECODER",
     "FeatureStore",
     "FlashSlothConfig",

@@ -239,5 +239,6 @@ class TestCommand:
         options = ("--push-to-hub", "me/sloth", "--private", "--scores", "hd", "--no-verify")
         assert self.run(authors_directory, ours, *options) == 0
         output = capsys.readouterr().out
-        assert output.endswith(f"Uploaded it to {(ours, 'me/sloth')} {{'private': True, 'scores': 'hd'}}.\n")
+        given = {"private": True, "scores": "hd", "results": None}
+        assert output.endswith(f"Uploaded it to {(ours, 'me/sloth')} {given}.\n")
         assert "Not read back." in output

@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
 
 import flashsloth_command
+from transformers_flashsloth import FlashSlothConfig
 from transformers_flashsloth.evaluation import command, paper, plugin, running
 from transformers_flashsloth.evaluation.report import markdown, rows_of, write_into_card
 from transformers_flashsloth.evaluation.running import Outcome, run_tasks
+from transformers_flashsloth.publishing.card import make_card
 
 
 class FakeModel:
@@ -129,6 +132,62 @@ def test_a_model_card_gets_the_figures_in_place_of_older_ones(tmp_path):
     read = ModelCard.load(card)
     assert [(r.dataset_name, r.metric_value) for r in read.data.eval_results] == [("POPE", 75.0), ("GQA", 60.0)]
     assert read.data.license == "mit" and read.data.tags == ["mine"] and read.text.strip() == "# Mine\n\nText."
+
+
+def test_our_figures_in_a_card_are_not_taken_for_the_authors(tmp_path):
+    card = tmp_path / "README.md"
+    make_card(FlashSlothConfig(), "me/mine", scores="base").save(card)
+    write_into_card(rows_of([Outcome("pope", {"pope_accuracy": 0.5})], False), card, "me/mine")
+    results = [one for one in ModelCard.load(card).data.eval_results if one.dataset_name == "POPE"]
+    found = {one.source_name: one.metric_value for one in results}
+    assert found == {"FlashSloth's authors": 86.3, "lmms-eval": 50}
+
+
+def test_a_card_says_where_documents_are_from(monkeypatch, tmp_path):
+    config = {"dataset_path": "lmms-lab/POPE", "dataset_name": None, "test_split": "test"}
+    found = {"results": {"pope": {"pope_accuracy,none": 0.5}}, "configs": {"pope": config}}
+    harness = {
+        "lmms_eval.evaluator": {"simple_evaluate": lambda **options: found},
+        "lmms_eval.tasks": {"TaskManager": lambda *args, **options: SimpleNamespace(all_tasks=["pope"])},
+    }
+    for name, content in harness.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+    for _ in range(2):  # the second time from the file that is kept
+        outcomes = run_tasks(FakeModel, ["pope"], {}, tmp_path)
+    assert outcomes[0].was_kept
+    write_into_card(rows_of(outcomes, False), tmp_path / "README.md", "mine")
+    (result,) = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert (result.dataset_type, result.dataset_split) == ("lmms-lab/POPE", "test")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", "8", "--card", "CARD"], "--card takes figures of whole tasks"),
+        (["--card", "CARD/none/README.md"], "There is no directory"),
+        (["--card", "CARD"], "cannot be read"),
+    ],
+)
+def test_a_card_that_could_not_be_written_is_refused_before_an_evaluation(options, message, runs, tmp_path, capsys):
+    card = tmp_path / "README.md"
+    card.write_text("---\n: [\n---\n")
+    options = [option.replace("CARD", str(card)) for option in options]
+    assert flashsloth_command.main(["eval", "anything", "--tasks", "one", *options]) == 2
+    assert message in capsys.readouterr().err and not runs
+
+
+def test_a_new_card_takes_the_figures_that_the_command_wrote(runs, tiny_checkpoint, tmp_path):
+    arguments = ["eval", tiny_checkpoint, "--tasks", "one,broken", "--output", str(tmp_path), "--device", "cpu"]
+    flashsloth_command.main(arguments)
+    card = make_card(tiny_checkpoint, "me/mine", results=tmp_path / "results.json")
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == ("one", "acc", 0.5)
+    flashsloth_command.main([*arguments, "--limit", "3"])
+    with pytest.raises(ValueError, match="first 3 documents"):
+        make_card(tiny_checkpoint, "me/mine", results=tmp_path / "results.json")
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"no results\.json of `flashsloth eval`"):
+        make_card(tiny_checkpoint, "me/mine", results=tmp_path / "results.json")
 
 
 def test_without_lmms_eval_a_sentence_says_what_to_install(monkeypatch, capsys):

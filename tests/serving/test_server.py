@@ -24,6 +24,7 @@ from openai import APIStatusError, OpenAI
 
 import flashsloth_command as command
 from tests.encoded_images import data_uri, png_of
+from tests.pages.blocks import blocks_of
 from transformers_flashsloth.answering.features import FeatureStore
 from transformers_flashsloth.asking.conversation import Conversation
 from transformers_flashsloth.serving import server as serving
@@ -391,14 +392,13 @@ def test_clients_that_go_away(client, port, expected):
     assert answer(client) == expected[0]
 
 
-def test_the_readme_serves_until_interrupted(capsys):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (arguments,) = re.findall(r"^\.venv/bin/flashsloth (serve .*)$", readme, flags=re.MULTILINE)
-    snippets = re.findall(r"^```py\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
-    (snippet,) = [snippet for snippet in snippets if "OpenAI" in snippet]
+def test_the_page_on_serving_serves_until_interrupted(capsys):
+    blocks = [block.code for block in blocks_of(ROOT / "docs/serving.md")]
+    (arguments,) = [block.removeprefix("flashsloth ") for block in blocks if block.startswith("flashsloth serve")]
+    (snippet,) = [block for block in blocks if "OpenAI" in block]
     with subprocess.Popen(
         [sys.executable, "-m", "transformers_flashsloth", *arguments.split(), "--host", "127.0.0.1", "--port", "0"],
-        cwd=ROOT,
+        cwd=EXAMPLES,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:

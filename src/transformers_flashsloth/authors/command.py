@@ -7,6 +7,7 @@ from pathlib import Path
 from ..checkpoints.opening import input_errors
 from ..checkpoints.options import DTYPES
 from ..publishing.command import add_options
+from ..publishing.figures import read_figures
 from ..publishing.push import push_to_hub
 from .convert import convert as convert_checkpoint
 
@@ -18,6 +19,8 @@ def convert(arguments: list[str], prog: str) -> int:
     if options.push_to_hub and options.to_authors_format:
         parser.error("--push-to-hub uploads this package's format: leave --to-authors-format out")
     with input_errors():
+        if options.results is not None:
+            read_figures(options.results)  # what is wrong with it is said before anything is converted
         summary = convert_checkpoint(
             options.source,
             options.destination,
@@ -29,7 +32,13 @@ def convert(arguments: list[str], prog: str) -> int:
         )
         sys.stdout.write(f"{summary}\n")
         if options.push_to_hub:
-            url = push_to_hub(options.destination, options.push_to_hub, private=options.private, scores=options.scores)
+            url = push_to_hub(
+                options.destination,
+                options.push_to_hub,
+                private=options.private,
+                scores=options.scores,
+                results=options.results,
+            )
             sys.stdout.write(f"Uploaded it to {url}.\n")
     return 0
 

@@ -15,6 +15,7 @@ from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.processing_flashsloth import FlashSlothProcessor
 
 DEFAULT_CHECKPOINT = str(files("transformers_flashsloth") / "default_checkpoint")
+EXAMPLES = str(files("transformers_flashsloth") / "examples")  # pictures for the default checkpoint
 LOAD_IN = ("4bit", "8bit")
 CPU_BLOCK = 64  # weights that share a scale, of which bitsandbytes wants whole ones in a row
 CHECKPOINT_FILES = ["*.json", "*.jinja", "*.txt", "*.safetensors", "*.onnx", "*.onnx.data"]

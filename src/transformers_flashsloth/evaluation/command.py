@@ -7,8 +7,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from ..checkpoints.opening import LOAD_IN, InputError, local_directory, open_processor
+from ..checkpoints.opening import LOAD_IN, InputError, input_errors, local_directory, open_processor
 from ..checkpoints.options import loading_options, positive
+from ..publishing.figures import read_card
 from .paper import PAPER, tasks_of
 from .plugin import MODEL_ID, check_installed
 from .report import markdown, rows_of, write_into_card
@@ -23,6 +24,8 @@ def evaluate(arguments: list[str], prog: str) -> int:
         raise InputError("--tasks names no task")
     if options.include_path is not None and not Path(options.include_path).is_dir():
         raise InputError(f"there is no directory {options.include_path!r} with task files")
+    if options.card is not None:
+        _check_card(options)
     check_installed()
     directory = local_directory(options.model)
     high_definition = options.hd or bool(open_processor(directory).image_processor.image_hd)
@@ -62,6 +65,14 @@ def evaluate(arguments: list[str], prog: str) -> int:
         reason = next(row["problem"] for row in rows if row.get("problem"))
         raise FailedTasks(f"{len(failed)} of {len(tasks)} tasks failed: {', '.join(failed)}; {failed[0]}: {reason}")
     return 0
+
+
+def _check_card(options: argparse.Namespace) -> None:
+    """Before an evaluation of hours, whose figures could not be written."""
+    if options.limit is not None:
+        raise InputError("--card takes figures of whole tasks: leave out --limit, or --card")
+    with input_errors():
+        read_card(options.card)
 
 
 def _open_model(given: dict, options: argparse.Namespace):

@@ -2,24 +2,22 @@
 
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
+from ..publishing.figures import read_card, with_figures
 from .paper import BY_TASK
 from .running import Outcome
-
-HARNESS_URL = "https://github.com/EvolvingLMMs-Lab/lmms-eval"
 
 
 def rows_of(outcomes: list[Outcome], high_definition: bool) -> list[dict]:
     """
-    A row for each figure: `task`, `name`, `metric`, `value`, and for the paper's benchmarks `published` and
-    `difference`; for a task that failed `problem`.
+    A row for each figure: `task`, `name`, `metric`, `value`, what is known of its data (`dataset`, `config`, `split`),
+    and for the paper's benchmarks `published` and `difference`; for a task that failed `problem`.
     """
     rows = []
     for outcome in outcomes:
         benchmark = BY_TASK.get(outcome.task)
         name = benchmark.name if benchmark else outcome.task
         row = {"task": outcome.task, "name": name, "metric": None, "value": None, "published": None, "difference": None}
+        row |= outcome.data
         if benchmark:
             row |= {"published": benchmark.published[high_definition], "note": benchmark.note}
         problem = outcome.problem
@@ -56,29 +54,7 @@ def markdown(rows: list[dict], title: str, limit: int | None) -> str:
 
 def write_into_card(rows: list[dict], card: Path, model: str) -> None:
     """Puts the figures into a model card's `model-index`, in the place of older ones of the same tasks."""
-    text = (
-        ModelCard(card.read_text(encoding="utf-8")) if card.is_file() else ModelCard("---\nlicense: apache-2.0\n---\n")
-    )
-    measured = [_result(row) for row in rows if not row.get("problem")]
-    new = {(result.dataset_type, result.metric_type) for result in measured}
-    earlier = [old for old in text.data.eval_results or [] if (old.dataset_type, old.metric_type) not in new]
-    metadata = text.data.to_dict()
-    metadata.pop("model-index", None)
-    metadata["model_name"] = text.data.to_dict().get("model_name") or Path(model).name
-    data = ModelCardData(**metadata, eval_results=[*earlier, *measured])
-    card.write_text(f"---\n{data}\n---\n{text.text}", encoding="utf-8")
-
-
-def _result(row: dict) -> EvalResult:
-    return EvalResult(
-        task_type="image-text-to-text",
-        dataset_type=row["task"],
-        dataset_name=row["name"],
-        metric_type=row["metric"],
-        metric_value=row["value"],
-        source_name="lmms-eval",
-        source_url=HARNESS_URL,
-    )
+    with_figures(read_card(card), rows, Path(model).name).save(card)
 
 
 def _in_a_cell(text: str) -> str:

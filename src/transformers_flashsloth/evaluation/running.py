@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ TASKS = Path(__file__).with_name("tasks")  # of this package
 
 @dataclass
 class Outcome:
-    """What became of a task: its metrics by name (`stderr` left out), or why there are none."""
+    """
+    What became of a task: its metrics by name (`stderr` left out), or why there are none; and where its documents are
+    from: `dataset`, `config` and `split`, those that lmms-eval knows.
+    """
 
     task: str
     metrics: dict[str, float]
     problem: str | None = None
     was_kept: bool = False
+    data: dict[str, str] = field(default_factory=dict)
 
 
 def run_tasks(
@@ -50,7 +54,7 @@ def run_tasks(
     outcomes, model = [], None
     for number, task in enumerate(tasks, start=1):
         if kept[task] is not None:
-            outcome = Outcome(task, kept[task], was_kept=True)
+            outcome = Outcome(task, kept[task]["metrics"], was_kept=True, data=kept[task].get("data", {}))
         elif (problem := why_not(task)) is not None:
             outcome = Outcome(task, {}, problem)
         else:
@@ -90,8 +94,14 @@ def _run(model, task: str, include_path: str | None, limit: int | None) -> Outco
         return Outcome(task, {}, f"{type(error).__name__}: {error}")
     if model.rank != 0:
         return Outcome(task, {})
-    metrics = _figures((results or {}).get("results", {}).get(task, {}))
-    return Outcome(task, metrics, None if metrics else "it gave no figure")
+    found = {part: (results or {}).get(part, {}).get(task, {}) for part in ("results", "configs")}
+    metrics = _figures(found["results"])
+    return Outcome(task, metrics, None if metrics else "it gave no figure", data=_data(found["configs"]))
+
+
+def _data(config: dict[str, Any]) -> dict[str, str]:
+    names = {"dataset": "dataset_path", "config": "dataset_name", "split": "test_split"}
+    return {ours: config[theirs] for ours, theirs in names.items() if isinstance(config.get(theirs), str)}
 
 
 def _figures(found: dict[str, Any]) -> dict[str, float]:
@@ -104,18 +114,19 @@ def _figures(found: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def _kept(directory: Path, task: str, settings: dict) -> dict[str, float] | None:
+def _kept(directory: Path, task: str, settings: dict) -> dict | None:
     try:
         found = json.loads((directory / f"{task}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found["metrics"] if found.get("settings") == settings else None
+    return found if found.get("settings") == settings else None
 
 
 def _keep(directory: Path, outcome: Outcome, settings: dict) -> None:
     """Whole or not at all, as an evaluation may end at any moment."""
     directory.mkdir(parents=True, exist_ok=True)
     aside = directory / f".{outcome.task}.json"
-    text = json.dumps({"task": outcome.task, "settings": settings, "metrics": outcome.metrics}, indent=2)
+    record = {"task": outcome.task, "data": outcome.data, "settings": settings, "metrics": outcome.metrics}
+    text = json.dumps(record, indent=2)
     aside.write_text(text + "\n", encoding="utf-8")
     os.replace(aside, directory / f"{outcome.task}.json")

@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..model.configuration_flashsloth import FlashSlothConfig
+from .figures import read_figures, with_figures
 
 # In an installed package it lies here, in a checkout at the top.
 _PACKAGED, _TOP = Path(__file__).with_name("MODEL_CARD.md"), Path(__file__).parents[3] / "MODEL_CARD.md"
@@ -48,17 +49,43 @@ Where the package `transformers-flashsloth` is installed and imported, `trust_re
 """
 
 
-def make_card(config: FlashSlothConfig, repo_id: str, text: Path = MODEL_CARD, scores: str | None = None) -> ModelCard:
+def make_card(
+    config: FlashSlothConfig | str | Path,
+    repo_id: str,
+    text: Path = MODEL_CARD,
+    scores: str | None = None,
+    results: Path | None = None,
+) -> ModelCard:
     """
     Makes the model card of a repository.
 
     Args:
-        config ([`FlashSlothConfig`]): of the checkpoint; where its parts have the released sizes, the card names the
-            base models.
+        config ([`FlashSlothConfig`] or `Path`): of the checkpoint, or the checkpoint's directory; where its parts have
+            the released sizes, the card names the base models.
         repo_id (`str`): such as `"me/flashsloth-3.2b"`.
         text (`Path`, *optional*): Markdown file. What its metadata says goes before what is filled in here.
         scores (`str`, *optional*): `"base"` or `"hd"` adds what the authors published, for their weights unchanged.
+        results (`Path`, *optional*): `results.json` of `flashsloth eval`, whose figures go into the `model-index`.
+
+    Returns:
+        [`~huggingface_hub.ModelCard`], whose `save` writes it.
+
+    Raises:
+        OSError: if a file is missing.
+        ValueError: if `results` is no such file, or has the first documents of tasks only.
+
+    Example:
+
+    ```python
+    >>> from transformers_flashsloth.publishing.card import make_card
+
+    >>> card = make_card("flashsloth-3.2b", "me/flashsloth-3.2b", scores="base")
+    >>> card.save("flashsloth-3.2b/README.md")
+    ```
     """
+    figures = [] if results is None else read_figures(results)
+    if not isinstance(config, FlashSlothConfig):
+        config = FlashSlothConfig.from_pretrained(config)
     given = ModelCard(text.read_text(encoding="utf-8"))
     name = repo_id.split("/")[-1]
     metadata = {
@@ -79,7 +106,9 @@ def make_card(config: FlashSlothConfig, repo_id: str, text: Path = MODEL_CARD, s
         metadata["eval_results"] = _published(("base", "hd").index(scores))
     metadata |= given.data.to_dict()
     metadata["tags"] = sorted({"flashsloth", "custom_code", *(given.data.tags or [])})
-    return ModelCard(f"---\n{ModelCardData(**metadata)}\n---\n{USAGE.format(name=name, repo_id=repo_id)}{given.text}")
+    usage = USAGE.format(name=name, repo_id=repo_id)
+    card = ModelCard(f"---\n{ModelCardData(**metadata)}\n---\n{usage}{given.text}")
+    return with_figures(card, figures, name) if figures else card
 
 
 def _published(column: int) -> list[EvalResult]:

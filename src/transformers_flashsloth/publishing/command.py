@@ -34,3 +34,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scores", choices=("base", "hd"), help="add the authors' scores to the card, for their weights unchanged"
     )
+    parser.add_argument(
+        "--results", type=Path, metavar="results.json", help="add the figures that `flashsloth eval` wrote to the card"
+    )

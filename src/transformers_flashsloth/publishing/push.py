@@ -8,6 +8,7 @@ from ..checkpoints.weights import CheckpointFiles
 from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.foreign_formats import foreign_format_at
 from .card import MODEL_CARD, make_card
+from .figures import read_card, read_figures, with_figures
 
 
 def push_to_hub(
@@ -17,6 +18,7 @@ def push_to_hub(
     private: bool | None = None,
     model_card: Path = MODEL_CARD,
     scores: str | None = None,
+    results: Path | None = None,
 ) -> str:
     """
     Uploads a directory, creating the repository where there is none.
@@ -27,13 +29,15 @@ def push_to_hub(
         private (`bool`, *optional*): whether a new repository is private; by default as the account says.
         model_card (`Path`, *optional*): text of the card where the directory has no README.md.
         scores (`str`, *optional*): `"base"` or `"hd"` adds what the authors published, for their weights unchanged.
+        results (`Path`, *optional*): `results.json` of `flashsloth eval`, whose figures go into the card's
+            `model-index`, that of the directory's README.md too.
 
     Returns:
         `str`: address of the repository.
 
     Raises:
         OSError: if files are missing or the Hub refuses.
-        ValueError: if the directory holds no sound checkpoint in this package's format.
+        ValueError: if the directory holds no sound checkpoint in this package's format, or `results` no figures.
     """
     if not directory.is_dir():
         raise NotADirectoryError(f"{directory} is no directory.")
@@ -43,8 +47,11 @@ def push_to_hub(
     CheckpointFiles(directory)
     if "AutoModelForImageTextToText" not in (getattr(config, "auto_map", None) or {}):
         raise ValueError(f"{directory} does not carry the code: save the model again with `save_pretrained`.")
-    if not (directory / "README.md").exists():
-        make_card(config, repo_id, model_card, scores).save(directory / "README.md")
+    card = directory / "README.md"
+    if not card.exists():
+        make_card(config, repo_id, model_card, scores, results).save(card)
+    elif results is not None:
+        with_figures(read_card(card), read_figures(results), repo_id.split("/")[-1]).save(card)
     api = HfApi()
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
