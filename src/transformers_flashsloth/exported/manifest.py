@@ -5,6 +5,8 @@ from pathlib import Path
 
 MANIFEST = "export.json"
 IMAGE_ENCODER, DECODER = "image_encoder.onnx", "decoder.onnx"
+# Outputs that explain an answer: of the image encoder, and of the decoder.
+POOLING_WEIGHTS, QUERY_ATTENTION = "pooling_weights", "query_attention"
 VERSION = 1
 
 

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.prompt_memory import CACHE, one_cache
-from .manifest import DECODER, IMAGE_ENCODER, read_manifest
+from .manifest import DECODER, IMAGE_ENCODER, QUERY_ATTENTION, read_manifest
 
 
 class EncodedImages:
@@ -58,6 +58,7 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         self.encoder, self.decoder, self.manifest = encoder, decoder, manifest
         self.generation_config = generation_config
         self.names = [value.name for value in decoder.get_inputs()]
+        self.outputs = [value.name for value in decoder.get_outputs() if value.name != QUERY_ATTENTION]
         self.kinds = {value.name: _dtype(value.type) for value in (*encoder.get_inputs(), *decoder.get_inputs())}
         self.shapes = {value.name: value.shape for value in decoder.get_inputs()}
 
@@ -117,7 +118,8 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
             pixel_values (`torch.Tensor`): `(N, V, 3, H, W)`.
             rows (`list[int]`): how many of the N images each row of the prompts has.
         """
-        tokens, features = self.encoder.run(None, {"pixel_values": self._array("pixel_values", pixel_values)})
+        pixels = self._array("pixel_values", pixel_values)
+        tokens, features = self.encoder.run(["image_tokens", "image_features"], {"pixel_values": pixels})
         return EncodedImages(tokens, features, rows)
 
     @torch.no_grad()
@@ -196,7 +198,9 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
             _, heads, _, width = self.shapes[name]
             empty = torch.zeros(input_ids.shape[0], heads, 0, width)
             feed[name] = getattr(cache.layers[int(layer)], f"{part}s") if past else empty
-        logits, *present = self.decoder.run(None, {name: self._array(name, value) for name, value in feed.items()})
+        logits, *present = self.decoder.run(
+            self.outputs, {name: self._array(name, value) for name, value in feed.items()}
+        )
         for layer, (keys, values) in enumerate(zip(present[::2], present[1::2], strict=True)):
             keys, values = torch.from_numpy(keys), torch.from_numpy(values)
             cache.update(keys[:, :, past:], values[:, :, past:], layer)

@@ -1,7 +1,7 @@
 // The whole model: images in, answers out.
 
 import { Refusal } from "../refusal.js";
-import { normalise, viewsOf } from "../pixels/views.js";
+import { checkOptions, normalise, viewsOf } from "../pixels/views.js";
 import { Prompt } from "../prompt/prompt.js";
 import { generate } from "./generate.js";
 import { Graphs } from "./graphs.js";
@@ -48,6 +48,7 @@ export class FlashSloth {
       ...names.map((name) => files.json(at(`${name}.json`))),
     ]);
     const [config, processor, generation, tokenizerConfig, tokenizer] = parsed;
+    checkOptions(processor.image_processor);
     const prompt = new Prompt({ tokenizer, tokenizerConfig, processor, template });
     const graphs = await Graphs.open(runtime, encoder, decoder);
     return new FlashSloth(graphs, prompt, { config, processor, generation });

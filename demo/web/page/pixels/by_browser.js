@@ -7,15 +7,15 @@ import { checkSize } from "./formats.js";
 const STRIP_PIXELS = 2 ** 22;
 
 /**
- * Decodes an image as the browser does, upright by its EXIF orientation, without colour management.
+ * Decodes an image as the browser does, without colour management.
  *
- * @param {Blob} blob a whole file.
- * @returns {Promise<{rgb: Uint8Array, width: number, height: number, orientation: number}>} transparency is dropped,
+ * @param {Blob} blob a whole file, without EXIF data.
+ * @returns {Promise<{rgb: Uint8Array, width: number, height: number}>} transparency is dropped,
  *   not blended, as Pillow's `convert("RGB")` does.
  * @throws {Refusal} for a file that is damaged or too large.
  */
 export async function decodeByBrowser(blob) {
-  const options = { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" };
+  const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
   const bitmap = await createImageBitmap(blob, options).catch(() => {
     throw new Refusal("it cannot be decoded: it is damaged, or of a kind that this browser does not know");
   });
@@ -36,7 +36,7 @@ export async function decodeByBrowser(blob) {
         rgb[to++] = rgba[from], rgb[to++] = rgba[from + 1], rgb[to++] = rgba[from + 2];
       }
     }
-    return { rgb, width, height, orientation: 1 };
+    return { rgb, width, height };
   } finally {
     bitmap.close();
   }

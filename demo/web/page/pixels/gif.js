@@ -13,7 +13,7 @@ const PASSES = [[0, 8], [4, 8], [2, 4], [1, 2]];
  * Decodes the first frame.
  *
  * @param {Uint8Array} bytes of the file.
- * @returns {{rgb: Uint8Array, width: number, height: number, orientation: number}} 3 bytes a pixel, row by row.
+ * @returns {{rgb: Uint8Array, width: number, height: number}} 3 bytes a pixel, row by row.
  * @throws {Refusal} for a file that is damaged or too large.
  */
 export function decodeGif(bytes) {
@@ -50,7 +50,7 @@ export function decodeGif(bytes) {
       for (let channel = 0; channel < 3; channel++) rgb[to++] = colours[3 * indices[from] + channel];
     }
   }
-  return { rgb, width, height, orientation: 1 };
+  return { rgb, width, height };
 }
 
 function interlaced(rows) {

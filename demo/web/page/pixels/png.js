@@ -2,9 +2,9 @@
 // scaled, other 16-bit samples cut to their high byte. A canvas would lose the colours under transparency.
 
 import { Refusal } from "../refusal.js";
+import { orientationOf } from "./exif.js";
 import { checkSize } from "./formats.js";
 import { inflate } from "./inflate.js";
-import { orientationOf } from "./turn.js";
 
 const DAMAGED = "it is damaged or cut short: save it anew";
 const GREY = 0, RGB = 2, PALETTE = 3, GREY_ALPHA = 4, RGB_ALPHA = 6;

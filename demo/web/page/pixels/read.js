@@ -2,6 +2,7 @@
 
 import { Refusal } from "../refusal.js";
 import { decodeByBrowser } from "./by_browser.js";
+import { takeOrientation } from "./exif.js";
 import { FORMATS, formatOf, isWhole } from "./formats.js";
 import { decodeGif } from "./gif.js";
 import { decodePng } from "./png.js";
@@ -28,16 +29,18 @@ export async function readImage(blob, name) {
     throw new Refusal(`${name} is no image in ${known}${bytes.length ? "" : ": it is empty"}.`);
   }
   try {
-    return turnUpright(await decode(bytes, blob, format));
+    const { orientation, ...pixels } = await decode(bytes, format);
+    return turnUpright(pixels, orientation);
   } catch (error) {
     if (error instanceof Refusal) throw new Refusal(`${name} cannot be used: ${error.message}.`);
     throw error;
   }
 }
 
-function decode(bytes, blob, format) {
+async function decode(bytes, format) {
   if (format === "PNG") return decodePng(bytes);
-  if (format === "GIF") return decodeGif(bytes);
+  if (format === "GIF") return { ...decodeGif(bytes), orientation: 1 };
   if (!isWhole(bytes, format)) throw new Refusal("it is damaged or cut short: save it anew");
-  return decodeByBrowser(blob);
+  const orientation = takeOrientation(bytes, format);
+  return { ...(await decodeByBrowser(new Blob([bytes]))), orientation };
 }

@@ -1,26 +1,7 @@
-// EXIF orientation: what a file says, and pixels turned upright.
+// Pixels turned upright.
 
-const ORIENTATION = 0x0112, SHORT = 3;
-
-/** The orientation, 1 to 8, in EXIF data that begin with a TIFF header; 1 where there is none. */
-export function orientationOf(bytes) {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  try {
-    const little = view.getUint16(0) === 0x4949;
-    const at = view.getUint32(4, little), count = view.getUint16(at, little);
-    for (let entry = at + 2; entry < at + 2 + 12 * count; entry += 12) {
-      if (view.getUint16(entry, little) !== ORIENTATION || view.getUint16(entry + 2, little) !== SHORT) continue;
-      const value = view.getUint16(entry + 8, little);
-      return value >= 1 && value <= 8 ? value : 1;
-    }
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error; // cut short
-  }
-  return 1;
-}
-
-/** Pixels `{rgb, width, height, orientation}` upright, as `{rgb, width, height}`. */
-export function turnUpright({ rgb, width, height, orientation }) {
+/** Pixels `{rgb, width, height}` upright, by an `orientation` of EXIF, 1 to 8. */
+export function turnUpright({ rgb, width, height }, orientation) {
   if (orientation === 1) return { rgb, width, height };
   const swapped = orientation > 4;
   const [toWidth, toHeight] = swapped ? [height, width] : [width, height];

@@ -1,7 +1,19 @@
 // Images to views, as `image_processing_flashsloth.py`: the image squashed, and in high definition also the four
 // quarters of the image on a grey square.
 
+import { Refusal } from "../refusal.js";
 import { resize, resizeColumns, resizeRows } from "./bicubic.js";
+
+// Of processor_config.json, what this page does and nothing else.
+const DONE = { do_resize: true, resample: 3, do_convert_rgb: true, do_exif_transpose: true }; // 3 is bicubic
+
+/** Throws a `Refusal` for the `image_processor` of a processor_config.json that asks for what is not done here. */
+export function checkOptions(options) {
+  for (const [name, value] of Object.entries(DONE)) {
+    if ((options[name] ?? value) === value) continue;
+    throw new Refusal(`The model's images are read with ${name} ${options[name]}, and this page does ${value} alone.`);
+  }
+}
 
 /**
  * Views of an image.
