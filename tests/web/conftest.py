@@ -1,16 +1,13 @@
 """The page, laid out and served on loopback, and Chromium to look at it. Skipped where one of its needs is missing."""
 
 import importlib.util
-import json
 import os
 import shutil
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.web.page import BLANK, Page
+from tests.web.page import BLANK, Page, chromium
 from tests.web.serving import serve
 
 ROOT = Path(__file__).parents[2]
@@ -18,17 +15,6 @@ PROGRAMS = ("chromium", "chromedriver", "npm")
 MODULES = ("selenium", "onnx", "onnxscript", "onnxruntime")
 # A directory that `flashsloth export --precision uint8` wrote, to save the minutes that it takes.
 REUSED = os.environ.get("FLASHSLOTH_EXPORTED")
-CHROMIUM = (
-    "--headless=new",
-    "--no-sandbox",  # containers have none
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--enable-unsafe-swiftshader",  # WebGL without a graphics processor
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--window-size=1000,900",
-)
 
 
 def missing() -> list[str]:
@@ -80,24 +66,9 @@ def server(site):
 
 
 @pytest.fixture(scope="session")
-def net_log(tmp_path_factory) -> Path:
-    """Where Chromium writes all requests of the session, of workers too."""
-    return tmp_path_factory.mktemp("net") / "log.json"
-
-
-@pytest.fixture(scope="session")
-def browser(net_log):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in (*CHROMIUM, f"--log-net-log={net_log}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.set_script_timeout(120)
-    yield driver
-    driver.quit()
+def browser():
+    with chromium() as driver:
+        yield driver
 
 
 @pytest.fixture

@@ -1,13 +1,45 @@
 """What a test does on the page."""
 
 import base64
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 BLANK = "blank.html"
 PATIENCE_SECONDS = 60
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",  # containers have none
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--enable-unsafe-swiftshader",  # WebGL without a graphics processor
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--window-size=1000,900",
+)
+
+
+@contextmanager
+def chromium(*arguments: str) -> Iterator:
+    """A driver of Chromium."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in (*OPTIONS, *arguments):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        driver.set_script_timeout(120)
+        yield driver
+    finally:
+        driver.quit()
 
 
 class Page:
@@ -68,7 +100,8 @@ class Page:
         """What the body of an asynchronous function of JavaScript returns; `args` are its arguments."""
         wrapped = (
             "const done = arguments[arguments.length - 1], args = [...arguments].slice(0, -1);"
-            f"(async () => {{ {script} }})().then((value) => done({{value}}), (error) => done({{error: String(error)}}));"
+            f"const run = async () => {{ {script} }};"
+            "run().then((value) => done({value}), (error) => done({error: String(error)}));"
         )
         result = self.browser.execute_async_script(wrapped, *arguments)
         assert "error" not in result, result["error"]
