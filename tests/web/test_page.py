@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.web.page import Page, chromium
@@ -123,6 +124,59 @@ def test_dropped_pasted_and_photographed(page):
     page.click(".shutter")
     page.wait(lambda: page.all("#pending canvas"))
     assert not page.all("dialog[open]") and page.ask("What is this?")
+
+
+def test_what_was_looked_at_is_drawn(page):
+    page.ask("Where is the panda?", ZOO)
+    page.ask("What is the second image?", FOX)
+    assert not page.all(".maps")
+    for summary, images in zip(page.all("summary"), (1, 2), strict=True):
+        before = len(page.all(".maps"))
+        summary.click()
+        page.wait(lambda: len(page.all(".maps")) == before + images)  # noqa: B023
+    titles = ["pooling", "all queries", *(f"query {number}" for number in range(1, 10))]
+    assert page.text(".maps:first-of-type figcaption").split("\n")[:11] == titles
+    page.anew()
+    page.ask("What is this?")
+    assert not page.all("summary")  # nothing to look at
+
+
+def test_it_looks_where_pythons_export_looks(blank, exported):
+    from transformers_flashsloth import FlashSlothProcessor
+    from transformers_flashsloth.exported.onnx_flashsloth import OnnxFlashSloth
+
+    found = blank.run(
+        """const { Files } = await import("/files/files.js");
+        const { FlashSloth } = await import("/model/flashsloth.js");
+        const { readImage } = await import("/pixels/read.js");
+        const model = await FlashSloth.open(await Files.open(new URL("/", location)));
+        const encoded = [];
+        for (const name of ["zoo", "fox"]) {
+            const blob = await (await fetch(`/examples/${name}.png`)).blob();
+            encoded.push(await model.encode(await readImage(blob, name)));
+        }
+        const content = [{ type: "image" }, { type: "image" }, { type: "text", text: "Where is the panda?" }];
+        const { looked } = await model.answer([{ role: "user", content }], encoded, async () => true);
+        const plain = (maps) => maps.map((map) => [...map]);
+        return [looked.grid, plain(looked.pooling), looked.queries.map(plain)];"""
+    )
+    content = [{"type": "image", "path": str(path)} for path in (ZOO, FOX)]
+    content.append({"type": "text", "text": "Where is the panda?"})
+    inputs = FlashSlothProcessor.from_pretrained(exported).apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    explanation = OnnxFlashSloth.from_pretrained(exported).explain(**inputs)
+    grid, pooling, queries = found
+    assert tuple(grid) == tuple(explanation.pooling_weights.shape[2:])
+    # In 8 bits, whose roundings differ from kernel to kernel.
+    torch.testing.assert_close(torch.tensor(pooling), explanation.pooling_weights.flatten(1), atol=0.05, rtol=0)
+    attention = explanation.query_attention[:, -1].flatten(2)  # (N, Q, P)
+    torch.testing.assert_close(torch.tensor(queries), attention, atol=0.02, rtol=0)
+    assert attention.max() > 0.1
 
 
 def test_an_image_can_be_taken_back(page):

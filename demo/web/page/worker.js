@@ -31,7 +31,7 @@ const calls = {
     images.delete(image);
   },
 
-  /** Answers; `numbers` are the images of the messages, in reading order. */
+  /** Answers, with what the model looked at; `numbers` are the images of the messages, in reading order. */
   async answer({ messages, numbers }, post) {
     stopped = false;
     const opened = await model;

@@ -10,6 +10,7 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..model.configuration_flashsloth import FlashSlothConfig
+from ..model.explanation_flashsloth import FlashSlothExplanation
 from ..model.prompt_memory import CACHE, one_cache
 from .manifest import DECODER, IMAGE_ENCODER, QUERY_ATTENTION, read_manifest
 
@@ -21,10 +22,13 @@ class EncodedImages:
     Attributes:
         tokens, features (`np.ndarray`): `(N, V*T, D)` and `(N, V*P, Dv)`.
         rows (`list[int]`): how many of them each row of the prompt has.
+        pooling_weights (`np.ndarray`, *optional*): the share of each patch in its window, `(N, V*P)`.
     """
 
-    def __init__(self, tokens: np.ndarray, features: np.ndarray, rows: list[int]):
-        self.tokens, self.features, self.rows = tokens, features, rows
+    def __init__(
+        self, tokens: np.ndarray, features: np.ndarray, rows: list[int], pooling_weights: np.ndarray | None = None
+    ):
+        self.tokens, self.features, self.rows, self.pooling_weights = tokens, features, rows, pooling_weights
 
     def of_rows(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and features where each row of the prompt was repeated, as for beams and several answers."""
@@ -58,7 +62,7 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         self.encoder, self.decoder, self.manifest = encoder, decoder, manifest
         self.generation_config = generation_config
         self.names = [value.name for value in decoder.get_inputs()]
-        self.outputs = [value.name for value in decoder.get_outputs() if value.name != QUERY_ATTENTION]
+        self.outputs = [value.name for value in decoder.get_outputs()]
         self.kinds = {value.name: _dtype(value.type) for value in (*encoder.get_inputs(), *decoder.get_inputs())}
         self.shapes = {value.name: value.shape for value in decoder.get_inputs()}
 
@@ -118,9 +122,9 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
             pixel_values (`torch.Tensor`): `(N, V, 3, H, W)`.
             rows (`list[int]`): how many of the N images each row of the prompts has.
         """
-        pixels = self._array("pixel_values", pixel_values)
-        tokens, features = self.encoder.run(["image_tokens", "image_features"], {"pixel_values": pixels})
-        return EncodedImages(tokens, features, rows)
+        outputs = self.encoder.run(None, {"pixel_values": self._array("pixel_values", pixel_values)})
+        tokens, features, *weights = outputs
+        return EncodedImages(tokens, features, rows, *weights)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, *args, pixel_values: torch.Tensor | None = None, **kwargs):
@@ -141,6 +145,29 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
             kwargs["images"] = self._images(input_ids, pixel_values)
         kwargs.pop("mm_token_type_ids", None)
         return super().generate(*args, **kwargs)
+
+    @torch.no_grad()
+    def explain(
+        self, input_ids: torch.LongTensor, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> FlashSlothExplanation:
+        """
+        As [`FlashSlothForConditionalGeneration.explain`], but `query_attention` is that of each row's last query run
+        alone, `(N, 1, Q, V, rows, columns)`.
+
+        Raises:
+            ValueError: if images and placeholders do not match, or the export was made before exports explained.
+        """
+        if not self.manifest.get("explains"):
+            raise ValueError("This was exported before exports explained what they answer: export it anew.")
+        images = self._images(input_ids, pixel_values)
+        views = (pixel_values.shape[1], *self.config.patch_grid)
+        pooling = torch.from_numpy(images.pooling_weights).unflatten(1, views)
+        if QUERY_ATTENTION not in self.outputs:  # no queries
+            return FlashSlothExplanation(pooling_weights=pooling)
+        feed = self._feed(input_ids, images, attention_mask, DynamicCache())
+        (attention,) = self.decoder.run([QUERY_ATTENTION], feed)
+        attention = torch.from_numpy(attention).unflatten(2, views)[:, None]
+        return FlashSlothExplanation(pooling_weights=pooling, query_attention=attention)
 
     def _images(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> EncodedImages:
         """The images of a prompt, held against its placeholders; a blank one where there is none."""
@@ -190,6 +217,18 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         cache = one_cache(cache, past_key_values)
         cache = DynamicCache() if cache is None else cache
         past = cache.get_seq_length()
+        outputs = [name for name in self.outputs if name != QUERY_ATTENTION]
+        logits, *present = self.decoder.run(outputs, self._feed(input_ids, images, attention_mask, cache))
+        for layer, (keys, values) in enumerate(zip(present[::2], present[1::2], strict=True)):
+            keys, values = torch.from_numpy(keys), torch.from_numpy(values)
+            cache.update(keys[:, :, past:], values[:, :, past:], layer)
+        return CausalLMOutputWithPast(logits=torch.from_numpy(logits), **{CACHE: cache})
+
+    def _feed(
+        self, input_ids: torch.Tensor, images: EncodedImages, attention_mask: torch.Tensor | None, cache: Cache
+    ) -> dict[str, np.ndarray]:
+        """The inputs of the decoder, by their names."""
+        past = cache.get_seq_length()
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         tokens, features = images.of_rows(input_ids.shape[0])
         feed = {"input_ids": input_ids, "attention_mask": mask, "image_tokens": tokens, "image_features": features}
@@ -198,13 +237,7 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
             _, heads, _, width = self.shapes[name]
             empty = torch.zeros(input_ids.shape[0], heads, 0, width)
             feed[name] = getattr(cache.layers[int(layer)], f"{part}s") if past else empty
-        logits, *present = self.decoder.run(
-            self.outputs, {name: self._array(name, value) for name, value in feed.items()}
-        )
-        for layer, (keys, values) in enumerate(zip(present[::2], present[1::2], strict=True)):
-            keys, values = torch.from_numpy(keys), torch.from_numpy(values)
-            cache.update(keys[:, :, past:], values[:, :, past:], layer)
-        return CausalLMOutputWithPast(logits=torch.from_numpy(logits), **{CACHE: cache})
+        return {name: self._array(name, value) for name, value in feed.items()}
 
     def _array(self, name: str, value: torch.Tensor | np.ndarray) -> np.ndarray:
         value = value.cpu().numpy() if isinstance(value, torch.Tensor) else value

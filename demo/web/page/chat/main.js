@@ -6,6 +6,7 @@ import { offerCamera } from "./camera.js";
 import { Conversation } from "./conversation.js";
 import { listenForFiles } from "./drops.js";
 import { showExamples } from "./examples.js";
+import { explanationOf } from "./explanation.js";
 import { PendingImages } from "./images.js";
 import { Log } from "./log.js";
 import { ModelClient } from "./model_client.js";
@@ -49,9 +50,9 @@ async function ask() {
     shown = log.ask(question, asked.pending);
     input.value = "";
     const numbers = images.map(({ number }) => number);
-    const answer = await model.answer(messages, numbers, (text) => shown.grow(text));
-    asked.remember(question, asked.pending, answer);
-    shown.end(answer);
+    const { text, looked } = await model.answer(messages, numbers, (grown) => shown.grow(grown));
+    asked.remember(question, asked.pending, text);
+    shown.end(text, ...(looked ? [explanationOf(looked, images)] : []));
     if (asked === conversation) pending.clear();
   } catch (error) {
     shown?.remove();

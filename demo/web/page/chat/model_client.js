@@ -25,7 +25,7 @@ export class ModelClient {
     return this.#call("forget", { image: number });
   }
 
-  /** Answers, and tells `onText` the answer so far. */
+  /** Answers, as `FlashSloth.answer`, and tells `onText` the answer so far. */
   answer(messages, numbers, onText) {
     return this.#call("answer", { messages, numbers }, onText);
   }

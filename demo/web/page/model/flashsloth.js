@@ -9,7 +9,8 @@ import { openRuntime } from "./runtime.js";
 
 const DIRECTORY = "exported";
 const MAX_NEW_TOKENS = 256; // where generation_config.json says nothing
-const VERSION = 1; // of export.json, as `exported/manifest.py`
+// As in `exported/manifest.py`: of export.json, and the outputs that explain an answer.
+const VERSION = 1, POOLING_WEIGHTS = "pooling_weights", QUERY_ATTENTION = "query_attention";
 
 /** An exported checkpoint, opened. */
 export class FlashSloth {
@@ -71,15 +72,35 @@ export class FlashSloth {
    * @param {object[]} messages as `Prompt.idsOf` takes them.
    * @param {object[]} encoded its images, in reading order.
    * @param {(text: string) => Promise<boolean>} onText is told the answer so far, and says whether to go on.
-   * @returns {Promise<string>}
+   * @returns {Promise<{text: string, looked: object | null}>} the answer, and what the model looked at, as `lookedAt`
+   *   has it.
    */
   async answer(messages, encoded, onText) {
     const ids = this.prompt.idsOf(messages, encoded.map(({ image_tokens: { dims } }) => dims[1]));
     const answer = [];
-    for await (const token of generate(this.graphs, ids, encoded, this.limits)) {
+    const others = encoded.length && this.graphs.explains ? [QUERY_ATTENTION] : [];
+    let looked = null;
+    const onPrompt = (outputs) => (looked = others.length ? this.#lookedAt(encoded, outputs[QUERY_ATTENTION]) : null);
+    for await (const token of generate(this.graphs, ids, encoded, this.limits, others, onPrompt)) {
       answer.push(token);
       if (!(await onText(this.prompt.textOf(answer)))) break;
     }
-    return this.prompt.textOf(answer);
+    return { text: this.prompt.textOf(answer), looked };
+  }
+
+  /**
+   * Maps of each image, of the view of the whole: `{grid: [rows, columns], pooling: Float32Array[], queries:
+   * Float32Array[][]}`, one of pooling and one of each query, a share for each patch, row by row.
+   */
+  #lookedAt(encoded, attention) {
+    const patches = this.grid[0] * this.grid[1];
+    const perImage = attention.length / encoded.length, perQuery = encoded[0][POOLING_WEIGHTS].data.length;
+    const queries = encoded.map((_, image) =>
+      Array.from({ length: perImage / perQuery }, (_, query) => {
+        const at = image * perImage + query * perQuery;
+        return attention.slice(at, at + patches);
+      }),
+    );
+    return { grid: this.grid, pooling: encoded.map((one) => one[POOLING_WEIGHTS].data.slice(0, patches)), queries };
   }
 }

@@ -10,6 +10,8 @@ export class Graphs {
     this.ort = ort;
     this.encoder = encoder;
     this.decoder = decoder;
+    /** Whether there is what an explanation needs: the decoder has no such output without queries. */
+    this.explains = decoder.outputNames.includes("query_attention");
     this.last = Promise.resolve();
     this.shapes = Object.fromEntries(decoder.inputMetadata.map(({ name, shape }) => [name, shape]));
   }
