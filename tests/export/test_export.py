@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -64,13 +65,32 @@ def assert_alike(model, other, **options):
 
 
 @pytest.fixture(scope="module")
-def phi(tmp_path_factory):
+def phi_directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("phi")
+
+
+@pytest.fixture(scope="module")
+def phi(phi_directory):
     model = build(small("phi", TEXT, **CLEAR))
-    return model, exported(model, tmp_path_factory.mktemp("phi"))
+    return model, exported(model, phi_directory)
 
 
 def test_answers_equal_the_models(phi):
     assert_alike(*phi)
+
+
+def test_openvino_answers_alike(phi, phi_directory):
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    assert_alike(phi[0], OnnxFlashSloth.from_pretrained(phi_directory, threads=1, runtime="openvino"))
+
+
+@pytest.mark.usefixtures("phi")
+def test_runtimes_that_are_not_there_are_named(phi_directory, monkeypatch):
+    with pytest.raises(ValueError, match="no runtime 'tensorrt': choose one of onnxruntime, openvino"):
+        OnnxFlashSloth.from_pretrained(phi_directory, runtime="tensorrt")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match="pip install openvino"):
+        OnnxFlashSloth.from_pretrained(phi_directory, runtime="openvino")
 
 
 def test_beams_are_followed(phi):
