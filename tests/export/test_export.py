@@ -2,7 +2,9 @@
 
 import copy
 import json
+import sys
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -63,13 +65,32 @@ def assert_alike(model, other, **options):
 
 
 @pytest.fixture(scope="module")
-def phi(tmp_path_factory):
+def phi_directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("phi")
+
+
+@pytest.fixture(scope="module")
+def phi(phi_directory):
     model = build(small("phi", TEXT, **CLEAR))
-    return model, exported(model, tmp_path_factory.mktemp("phi"))
+    return model, exported(model, phi_directory)
 
 
 def test_answers_equal_the_models(phi):
     assert_alike(*phi)
+
+
+def test_openvino_answers_alike(phi, phi_directory):
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    assert_alike(phi[0], OnnxFlashSloth.from_pretrained(phi_directory, threads=1, runtime="openvino"))
+
+
+@pytest.mark.usefixtures("phi")
+def test_runtimes_that_are_not_there_are_named(phi_directory, monkeypatch):
+    with pytest.raises(ValueError, match="no runtime 'tensorrt': choose one of onnxruntime, openvino"):
+        OnnxFlashSloth.from_pretrained(phi_directory, runtime="tensorrt")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match="pip install openvino"):
+        OnnxFlashSloth.from_pretrained(phi_directory, runtime="openvino")
 
 
 def test_beams_are_followed(phi):
@@ -124,6 +145,34 @@ def test_a_size_that_was_fixed_is_not_written(phi, monkeypatch):
         tracing.trace_image_encoder(model, model.config.window)
 
 
+def assert_explained_alike(model, other):
+    """Several images and turns in a row, views, and rows of different lengths."""
+    one, two = inputs_of(model, *QUESTIONS), inputs_of(model, QUESTIONS[0], views=2)
+    first = inputs_of(model, QUESTIONS[1])
+    turns = {
+        "input_ids": torch.cat([first["input_ids"], first["input_ids"]], dim=1),
+        "pixel_values": torch.cat([first["pixel_values"], -first["pixel_values"]]),
+    }
+    for inputs in (one, two, turns):
+        expected, found = model.explain(**inputs), other.explain(**inputs)
+        torch.testing.assert_close(found.pooling_weights, expected.pooling_weights)
+        if model.model.embq is None:
+            assert found.query_attention is None
+            continue
+        torch.testing.assert_close(found.query_attention, expected.query_attention[:, -1:])
+
+
+def test_what_was_looked_at_equals_the_models(phi):
+    model, other = phi
+    assert_explained_alike(model, other)
+    inputs = inputs_of(model, QUESTIONS[0])
+    assert other.explain(**inputs).query_attention.sum().isclose(torch.tensor(float(model.config.num_query_tokens)))
+    older = copy.copy(other)
+    older.manifest = {name: value for name, value in other.manifest.items() if name != "explains"}
+    with pytest.raises(ValueError, match="exported before exports explained what they answer: export it anew"):
+        older.explain(**inputs)
+
+
 def test_what_is_no_export_is_said(phi, tmp_path):
     with pytest.raises(ValueError, match=r"is no exported checkpoint, which has a export.json"):
         read_manifest(tmp_path)
@@ -140,7 +189,9 @@ def test_what_is_no_export_is_said(phi, tmp_path):
 def test_other_decoders_and_shapes(tmp_path, decoder):
     kind, extra, choices = DECODERS[decoder]
     model = build(small(kind, TEXT, **CLEAR | extra), **choices)
-    assert_alike(model, exported(model, tmp_path))
+    other = exported(model, tmp_path)
+    assert_alike(model, other)
+    assert_explained_alike(model, other)
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +212,15 @@ def test_ask_opens_an_export(whole, tiny_checkpoint, tmp_path, capsys):
         assert main(["ask", str(image), "What is it?", "--model", str(checkpoint), "--max-new-tokens", "5"]) == 0
         answers.append(capsys.readouterr().out)
     assert answers[0] == answers[1]
+    drawings = []
+    for checkpoint in (tiny_checkpoint, whole):
+        drawing = tmp_path / f"{len(drawings)}.png"
+        assert main(["ask", str(image), "What?", "--model", str(checkpoint), "--explain", str(drawing)]) == 0
+        drawings.append(np.asarray(Image.open(drawing)).astype(int))
+    assert abs(drawings[0] - drawings[1]).max() <= 2 and capsys.readouterr()  # a rounding of the heat's level
     windows = FlashSlothProcessor.from_pretrained(tiny_checkpoint).windows
     other = next(tokens for tokens, window in windows.items() if [*window] != read_manifest(whole)["pooling_window"])
     for option, said in (
-        (["--explain", str(tmp_path / "x.png")], "answers and explains nothing"),
         (["--dtype", "bfloat16"], "was exported in fp32, for ONNX Runtime: leave `dtype` out"),
         (["--visual-tokens", str(other)], "export it again with `--visual-tokens`"),
     ):

@@ -26,7 +26,7 @@ from ..checkpoints.opening import (
     quantisation_config,
     usable_device,
 )
-from ..exported.manifest import is_exported
+from ..exported.manifest import is_exported, read_manifest
 from ..exported.opening import check_options, check_window, open_exported
 from ..model.image_inputs import flatten
 from ..model.image_processing_flashsloth import FlashSlothImageProcessor
@@ -99,7 +99,7 @@ class Conversation:
             self.device = torch.device("cpu") if self.is_exported else usable_device(device)
             self.quantisation_config = quantisation_config(load_in, self.device)
             self.dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
-            self.explains = not self.is_exported
+            self.explains = not self.is_exported or read_manifest(self.checkpoint).get("explains", False)
             if self.is_exported:
                 check_options(self.checkpoint, {"device": device, "dtype": dtype, "load_in": load_in})
             self.processor = open_processor(self.checkpoint)
@@ -179,7 +179,7 @@ class Conversation:
     def check_explains(self) -> None:
         """Raises InputError if the checkpoint only answers."""
         if not self.explains:
-            raise InputError("an exported checkpoint answers and explains nothing: ask the model that it was made of")
+            raise InputError("this was exported before exports explained what they answer: export it anew")
 
     def _asked(self, question: str, images: Pictures | None) -> list[dict]:
         """The messages up to a question, with the images that nobody has asked about yet."""

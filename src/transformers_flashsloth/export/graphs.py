@@ -5,6 +5,10 @@ An image is encoded once; everything else is in one decoder, which reads a promp
 A client only keeps ids, keys, values and encoded images.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
 import torch
 from torch import nn
 from transformers import DynamicCache
@@ -13,7 +17,7 @@ from ..model.decoders import finish_logits, undo_scale
 from ..model.embedded_query import calls_at, put_queries
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.prompt_memory import CACHE
-from ..model.question_spans import find_query_spans
+from ..model.question_spans import QuerySpans, find_query_spans
 
 
 class ImageEncoder(nn.Module):
@@ -29,10 +33,19 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.model, self.window = model.model, window
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels `(N, V, 3, H, W)` to visual tokens `(N, V*T, D)` and un-pooled patches `(N, V*P, Dv)`."""
-        images = self.model.get_image_features(pixel_values, pooling_window=self.window, return_dict=True)
-        return images.pooler_output, images.last_hidden_state
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Pixels `(N, V, 3, H, W)` to visual tokens `(N, V*T, D)`, un-pooled patches `(N, V*P, Dv)`, and the share of each
+        patch in its window, `(N, V*P)`, as [`FlashSlothExplanation`] has it.
+        """
+        pooling = self.model.multi_modal_projector.pooling
+        with _noted([pooling], "weights") as noted:
+            images = self.model.get_image_features(pixel_values, pooling_window=self.window, return_dict=True)
+        patches = images.last_hidden_state
+        if not noted:  # an average, which needs none
+            rows, columns = self.model.config.patch_grid
+            noted.append(pooling.weights(patches.reshape(-1, rows * columns, patches.shape[-1]), self.window))
+        return images.pooler_output, patches, noted[0].reshape(patches.shape[:2])
 
 
 class Decoder(nn.Module):
@@ -64,7 +77,9 @@ class Decoder(nn.Module):
             past (`list[torch.Tensor]`): keys and values of each layer, `(B, H, cached, d)`.
 
         Returns:
-            logits `(B, 1, vocabulary)` in float32, minus infinity at placeholders, then the present keys and values.
+            logits `(B, 1, vocabulary)` in float32, minus infinity at placeholders, then the present keys and values,
+            then, if there are queries, what those of each row's last run read of each patch, `(N, Q, V*P)`, as
+            [`FlashSlothExplanation`] has it, and 0 where the new positions have no run.
         """
         config, num_cached = self.config, past[0].shape[2]
         new_ids = input_ids[:, num_cached:]
@@ -83,19 +98,23 @@ class Decoder(nn.Module):
             )
             embq = calls_at(config.embq_layers, self.model.embq_modules, image_features, spans)
         positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        outputs = self.model.language_model(
-            inputs_embeds=embeds,
-            attention_mask=attention_mask,
-            position_ids=positions[:, num_cached:],
-            use_cache=True,
-            embq=embq,
-            **{CACHE: DynamicCache(list(zip(past[::2], past[1::2], strict=True)))},
-        )
+        with _noted(self.model.embq_modules, "image_weights") as weights:  # (N, H, R*Q, V*P) each
+            outputs = self.model.language_model(
+                inputs_embeds=embeds,
+                attention_mask=attention_mask,
+                position_ids=positions[:, num_cached:],
+                use_cache=True,
+                embq=embq,
+                **{CACHE: DynamicCache(list(zip(past[::2], past[1::2], strict=True)))},
+            )
         logits = finish_logits(self.lm_head(outputs.last_hidden_state[:, -1:]), config.text_config).float()
         placeholders = torch.tensor(config.placeholder_ids, device=logits.device)
         logits = logits.index_fill(-1, placeholders, float("-inf"))
         present = [part for layer in getattr(outputs, CACHE).layers for part in (layer.keys, layer.values)]
-        return (logits, *present)
+        if not embq:
+            return (logits, *present)
+        attention = torch.stack(weights).mean(dim=(0, 2))  # (N, R*Q, V*P)
+        return (logits, *present, _of_last_run(attention, spans))
 
     def _embed(
         self, input_ids: torch.Tensor, new_ids: torch.Tensor, num_cached: int, image_tokens: torch.Tensor
@@ -110,3 +129,29 @@ class Decoder(nn.Module):
         is_image = is_image[:, num_cached:]
         tokens = undo_scale(image_tokens, self.config.text_config).flatten(0, 1).to(embeds.dtype)  # (N*V*T, D)
         return torch.where(is_image[..., None], tokens[torch.where(is_image, numbers, 0)], embeds)
+
+
+@contextmanager
+def _noted(modules: list[nn.Module], method: str) -> Iterator[list[torch.Tensor]]:
+    """Notes what a method of modules returns, so that a graph need not compute it twice."""
+    noted = []
+
+    def note(call: Callable, *arguments) -> torch.Tensor:
+        noted.append(call(*arguments))
+        return noted[-1]
+
+    for module in modules:
+        setattr(module, method, partial(note, getattr(module, method)))
+    try:
+        yield noted
+    finally:
+        for module in modules:
+            delattr(module, method)
+
+
+def _of_last_run(attention: torch.Tensor, spans: QuerySpans) -> torch.Tensor:
+    """Of `(N, R*Q, V*P)` what belongs to the last run of each image's row, `(N, Q, V*P)`."""
+    num_queries = spans.positions.shape[2]
+    last = (spans.valid.long().sum(1) - 1).clamp(min=0)[spans.image_rows]  # (N,)
+    positions = last[:, None] * num_queries + torch.arange(num_queries, device=last.device)  # (N, Q)
+    return attention.gather(1, positions[..., None].expand(-1, -1, attention.shape[2]))

@@ -7,6 +7,7 @@ from torch.export import Dim
 from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
+from ..exported.manifest import POOLING_WEIGHTS, QUERY_ATTENTION
 from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.prompt_memory import CACHE
@@ -18,22 +19,27 @@ ROWS, VIEWS, CACHED, QUESTION, PADDING = 2, 3, 7, 5, 2
 
 
 def trace_image_encoder(model: FlashSlothForConditionalGeneration, window: tuple[int, int]) -> Model:
-    """`pixel_values` `(images, views, 3, H, W)` to `image_tokens` and `image_features`."""
+    """`pixel_values` `(images, views, 3, H, W)` to `image_tokens`, `image_features` and `pooling_weights`."""
     pixels = torch.randn(ROWS + 1, VIEWS, 3, *model.config.view_size, dtype=model.dtype)
     return _trace(
         ImageEncoder(model, window),
         {"pixel_values": pixels},
         {"pixel_values": {0: Dim.AUTO, 1: Dim.AUTO}},
         [("pixel_values", ("images", "views"))],
-        [("image_tokens", ("images", "image_tokens")), ("image_features", ("images", "image_patches"))],
+        [
+            ("image_tokens", ("images", "image_tokens")),
+            ("image_features", ("images", "image_patches")),
+            (POOLING_WEIGHTS, ("images", "image_patches")),
+        ],
     )
 
 
 def trace_decoder(model: FlashSlothForConditionalGeneration) -> Model:
-    """Ids, mask, encoded images, keys and values to `logits` and the present keys and values."""
+    """Ids, mask, encoded images, keys and values to `logits`, the present keys and values, and `query_attention`."""
     keys = _keys(model)
     names = [f"{layer}.{part}" for layer in range(len(keys)) for part in ("key", "value")]
     past = [torch.zeros(shape, dtype=model.dtype) for shape in keys for _ in range(2)]
+    looked = [] if model.model.embq is None else [(QUERY_ATTENTION, ("images", None, "image_patches"))]
     along, prompt = ("rows", "length"), _prompt(model.config, model.dtype)
     return _trace(
         Decoder(model),
@@ -46,7 +52,7 @@ def trace_decoder(model: FlashSlothForConditionalGeneration) -> Model:
             ("image_features", ("images", "image_patches")),
             *[(f"past_key_values.{name}", ("rows", None, "cached")) for name in names],
         ],
-        [("logits", ("rows",)), *[(f"present.{name}", ("rows", None, "length")) for name in names]],
+        [("logits", ("rows",)), *[(f"present.{name}", ("rows", None, "length")) for name in names], *looked],
     )
 
 

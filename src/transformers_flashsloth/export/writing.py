@@ -96,7 +96,13 @@ def write_graphs(
     model.config.save_pretrained(directory)
     model.generation_config.save_pretrained(directory)
     files = sorted(file.name for file in directory.glob("*.onnx*"))
-    manifest = {"version": VERSION, "precision": precision, "pooling_window": list(window), "files": files}
+    manifest = {
+        "version": VERSION,
+        "precision": precision,
+        "pooling_window": list(window),
+        "explains": True,
+        "files": files,
+    }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 MANIFEST = "export.json"
 IMAGE_ENCODER, DECODER = "image_encoder.onnx", "decoder.onnx"
+# Outputs that explain an answer: of the image encoder, and of the decoder.
+POOLING_WEIGHTS, QUERY_ATTENTION = "pooling_weights", "query_attention"
 VERSION = 1
 
 
@@ -15,7 +17,8 @@ def is_exported(directory: str | Path) -> bool:
 
 def read_manifest(directory: str | Path) -> dict:
     """
-    The manifest of an exported checkpoint: `{"version", "precision", "pooling_window", "files"}`.
+    The manifest of an exported checkpoint: `{"version", "precision", "pooling_window", "explains", "files"}`; exports
+    from before they explained lack `"explains"`.
 
     Raises:
         ValueError: if there is none, it is of a later version, or a file that it names is missing.

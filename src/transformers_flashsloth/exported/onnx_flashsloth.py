@@ -1,4 +1,4 @@
-"""An exported FlashSloth with the `generate` of transformers, on ONNX Runtime."""
+"""An exported FlashSloth with the `generate` of transformers, on ONNX Runtime or OpenVINO."""
 
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..model.configuration_flashsloth import FlashSlothConfig
+from ..model.explanation_flashsloth import FlashSlothExplanation
 from ..model.prompt_memory import CACHE, one_cache
-from .manifest import DECODER, IMAGE_ENCODER, read_manifest
+from .manifest import DECODER, IMAGE_ENCODER, QUERY_ATTENTION, read_manifest
+from .sessions import Session, open_sessions
 
 
 class EncodedImages:
@@ -21,10 +23,13 @@ class EncodedImages:
     Attributes:
         tokens, features (`np.ndarray`): `(N, V*T, D)` and `(N, V*P, Dv)`.
         rows (`list[int]`): how many of them each row of the prompt has.
+        pooling_weights (`np.ndarray`, *optional*): the share of each patch in its window, `(N, V*P)`.
     """
 
-    def __init__(self, tokens: np.ndarray, features: np.ndarray, rows: list[int]):
-        self.tokens, self.features, self.rows = tokens, features, rows
+    def __init__(
+        self, tokens: np.ndarray, features: np.ndarray, rows: list[int], pooling_weights: np.ndarray | None = None
+    ):
+        self.tokens, self.features, self.rows, self.pooling_weights = tokens, features, rows, pooling_weights
 
     def of_rows(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and features where each row of the prompt was repeated, as for beams and several answers."""
@@ -42,7 +47,7 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
     """
     A FlashSloth that `flashsloth export` wrote, as [`FlashSlothForConditionalGeneration`] answers: `generate` takes
     what [`FlashSlothProcessor`] makes, in batches, greedily or by sampling or beams, streamed, and with a kept cache.
-    It computes on ONNX Runtime and needs no weights of PyTorch.
+    It computes on ONNX Runtime or OpenVINO and needs no weights of PyTorch.
 
     Attributes:
         config ([`FlashSlothConfig`]): of the model that was exported.
@@ -53,45 +58,45 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
 
-    def __init__(self, encoder, decoder, config: FlashSlothConfig, generation_config: GenerationConfig, manifest: dict):
+    def __init__(
+        self,
+        encoder: Session,
+        decoder: Session,
+        config: FlashSlothConfig,
+        generation_config: GenerationConfig,
+        manifest: dict,
+    ):
         super().__init__(config)
         self.encoder, self.decoder, self.manifest = encoder, decoder, manifest
         self.generation_config = generation_config
-        self.names = [value.name for value in decoder.get_inputs()]
-        self.kinds = {value.name: _dtype(value.type) for value in (*encoder.get_inputs(), *decoder.get_inputs())}
-        self.shapes = {value.name: value.shape for value in decoder.get_inputs()}
+        self.dtypes = {name: dtype for name, dtype, _ in (*encoder.inputs, *decoder.inputs)}
+        self.shapes = {name: shape for name, _, shape in decoder.inputs}
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, providers: list[str] | None = None, threads: int | None = None
+        cls,
+        directory: str | Path,
+        providers: list[str] | None = None,
+        threads: int | None = None,
+        runtime: str = "onnxruntime",
     ) -> "OnnxFlashSloth":
         """
         Opens what `flashsloth export` wrote.
 
         Args:
             directory (`str` or `Path`): an exported checkpoint.
-            providers (`list[str]`, *optional*): execution providers of ONNX Runtime, the first that can goes first; by
-                default the CPU's.
-            threads (`int`, *optional*): of each operation; ONNX Runtime's own choice by default.
+            providers (`list[str]`, *optional*): execution providers of ONNX Runtime, the first that can goes first, or
+                a device of OpenVINO; by default the CPU's.
+            threads (`int`, *optional*): of each operation; the runtime's own choice by default.
+            runtime (`str`): "onnxruntime" or "openvino".
 
         Raises:
-            ValueError: if the directory is no exported checkpoint, or not whole.
-            ImportError: if ONNX Runtime is not installed.
+            ValueError: if the directory is no exported checkpoint, or not whole, or there is no such runtime.
+            ImportError: if the runtime is not installed.
         """
         manifest = read_manifest(directory)
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError("An exported checkpoint needs ONNX Runtime: pip install onnxruntime") from error
-        options = onnxruntime.SessionOptions()
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        sessions = [
-            onnxruntime.InferenceSession(
-                str(Path(directory, name)), options, providers=providers or ["CPUExecutionProvider"]
-            )
-            for name in (IMAGE_ENCODER, DECODER)
-        ]
+        graphs = [Path(directory, name) for name in (IMAGE_ENCODER, DECODER)]
+        sessions = open_sessions(graphs, runtime, providers, threads)
         config, generation_config = FlashSlothConfig.from_pretrained(directory), _generation_config(directory)
         return cls(*sessions, config, generation_config, manifest)
 
@@ -117,8 +122,9 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
             pixel_values (`torch.Tensor`): `(N, V, 3, H, W)`.
             rows (`list[int]`): how many of the N images each row of the prompts has.
         """
-        tokens, features = self.encoder.run(None, {"pixel_values": self._array("pixel_values", pixel_values)})
-        return EncodedImages(tokens, features, rows)
+        outputs = self.encoder.run(None, {"pixel_values": self._array("pixel_values", pixel_values)})
+        tokens, features, *weights = outputs
+        return EncodedImages(tokens, features, rows, *weights)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, *args, pixel_values: torch.Tensor | None = None, **kwargs):
@@ -139,6 +145,29 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
             kwargs["images"] = self._images(input_ids, pixel_values)
         kwargs.pop("mm_token_type_ids", None)
         return super().generate(*args, **kwargs)
+
+    @torch.no_grad()
+    def explain(
+        self, input_ids: torch.LongTensor, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> FlashSlothExplanation:
+        """
+        As [`FlashSlothForConditionalGeneration.explain`], but `query_attention` is that of each row's last query run
+        alone, `(N, 1, Q, V, rows, columns)`.
+
+        Raises:
+            ValueError: if images and placeholders do not match, or the export was made before exports explained.
+        """
+        if not self.manifest.get("explains"):
+            raise ValueError("This was exported before exports explained what they answer: export it anew.")
+        images = self._images(input_ids, pixel_values)
+        views = (pixel_values.shape[1], *self.config.patch_grid)
+        pooling = torch.from_numpy(images.pooling_weights).unflatten(1, views)
+        if QUERY_ATTENTION not in self.decoder.outputs:  # no queries
+            return FlashSlothExplanation(pooling_weights=pooling)
+        feed = self._feed(input_ids, images, attention_mask, DynamicCache())
+        (attention,) = self.decoder.run([QUERY_ATTENTION], feed)
+        attention = torch.from_numpy(attention).unflatten(2, views)[:, None]
+        return FlashSlothExplanation(pooling_weights=pooling, query_attention=attention)
 
     def _images(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> EncodedImages:
         """The images of a prompt, held against its placeholders; a blank one where there is none."""
@@ -188,28 +217,31 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         cache = one_cache(cache, past_key_values)
         cache = DynamicCache() if cache is None else cache
         past = cache.get_seq_length()
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        tokens, features = images.of_rows(input_ids.shape[0])
-        feed = {"input_ids": input_ids, "attention_mask": mask, "image_tokens": tokens, "image_features": features}
-        for name in self.names[len(feed) :]:
-            _, layer, part = name.split(".")
-            _, heads, _, width = self.shapes[name]
-            empty = torch.zeros(input_ids.shape[0], heads, 0, width)
-            feed[name] = getattr(cache.layers[int(layer)], f"{part}s") if past else empty
-        logits, *present = self.decoder.run(None, {name: self._array(name, value) for name, value in feed.items()})
+        outputs = [name for name in self.decoder.outputs if name != QUERY_ATTENTION]
+        logits, *present = self.decoder.run(outputs, self._feed(input_ids, images, attention_mask, cache))
         for layer, (keys, values) in enumerate(zip(present[::2], present[1::2], strict=True)):
             keys, values = torch.from_numpy(keys), torch.from_numpy(values)
             cache.update(keys[:, :, past:], values[:, :, past:], layer)
         return CausalLMOutputWithPast(logits=torch.from_numpy(logits), **{CACHE: cache})
 
+    def _feed(
+        self, input_ids: torch.Tensor, images: EncodedImages, attention_mask: torch.Tensor | None, cache: Cache
+    ) -> dict[str, np.ndarray]:
+        """The inputs of the decoder, by their names."""
+        past = cache.get_seq_length()
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        tokens, features = images.of_rows(input_ids.shape[0])
+        feed = {"input_ids": input_ids, "attention_mask": mask, "image_tokens": tokens, "image_features": features}
+        for name in list(self.shapes)[len(feed) :]:
+            _, layer, part = name.split(".")
+            _, heads, _, width = self.shapes[name]
+            empty = torch.zeros(input_ids.shape[0], heads, 0, width)
+            feed[name] = getattr(cache.layers[int(layer)], f"{part}s") if past else empty
+        return {name: self._array(name, value) for name, value in feed.items()}
+
     def _array(self, name: str, value: torch.Tensor | np.ndarray) -> np.ndarray:
         value = value.cpu().numpy() if isinstance(value, torch.Tensor) else value
-        return np.ascontiguousarray(value, dtype=self.kinds[name])
-
-
-def _dtype(name: str) -> type:
-    """That of NumPy for what ONNX Runtime calls `tensor(float16)`."""
-    return {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}[name]
+        return np.ascontiguousarray(value, dtype=self.dtypes[name])
 
 
 def _generation_config(directory: str | Path) -> GenerationConfig:

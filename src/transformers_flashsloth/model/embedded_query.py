@@ -161,21 +161,21 @@ class EmbeddedQuery(nn.Module):
         How much each query reads of each patch, for the arguments of a call: `(N, H, R*Q, V*P)`, float32. A query's
         shares of all images of its row sum to 1, or are 0 where it sees none.
         """
-        return self._image_weights(self._read_question(hidden_states, spans), image_features, spans)
+        return self.image_weights(self._read_question(hidden_states, spans), image_features, spans)
 
     def _read_images(
         self, asked: torch.Tensor, image_features: torch.Tensor, spans: QuerySpans
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """b = MHA(a, X). Returns what was found, `(B, R*Q, Dv)`, and whether the run sees an image, `(B, R)`."""
         num_rows, num_runs, _ = spans.positions.shape
-        weights = self._image_weights(asked, image_features, spans)  # (N, H, R*Q, V*P)
+        weights = self.image_weights(asked, image_features, spans)  # (N, H, R*Q, V*P)
         parts = self.image_attention.read(weights, image_features)  # (N, H, R*Q, Dv/H)
         found = parts.new_zeros((num_rows, *parts.shape[1:])).index_add(0, spans.image_rows, parts)
         images_seen = spans.image_rows.new_zeros((num_rows, num_runs))
         images_seen = images_seen.index_add(0, spans.image_rows, spans.visible.long())
         return found.transpose(1, 2).flatten(2), images_seen > 0
 
-    def _image_weights(self, asked: torch.Tensor, image_features: torch.Tensor, spans: QuerySpans) -> torch.Tensor:
+    def image_weights(self, asked: torch.Tensor, image_features: torch.Tensor, spans: QuerySpans) -> torch.Tensor:
         """
         One softmax over the patches of all images that a run sees. Each image is scored on its own, and the parts are
         put in proportion by their exponentials, so that the cost grows with the images and not with rows x images.
