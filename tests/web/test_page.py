@@ -133,6 +133,7 @@ def test_what_was_looked_at_is_drawn(page):
     assert not page.all(".maps")
     for summary, images in zip(page.all("summary"), (1, 2), strict=True):
         before = len(page.all(".maps"))
+        page.browser.execute_script("arguments[0].scrollIntoView({ block: 'center' })", summary)
         summary.click()
         page.wait(lambda: len(page.all(".maps")) == before + images)  # noqa: B023
     titles = ["pooling", "all queries", *(f"query {number}" for number in range(1, 10))]
