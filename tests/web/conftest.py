@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.web.page import BLANK, Page, chromium
+from tests.web.page import BLANK, Page, chromium, find_chromium
 from tests.web.serving import serve
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("chromium", "chromedriver", "npm")
+PROGRAMS = ("chromedriver", "npm")
 MODULES = ("selenium", "onnx", "onnxscript", "onnxruntime")
 # A directory that `flashsloth export --precision uint8` wrote, to save the minutes that it takes.
 REUSED = os.environ.get("FLASHSLOTH_EXPORTED")
 
 
 def missing() -> list[str]:
-    programs = [name for name in PROGRAMS if shutil.which(name) is None]
+    programs = [name for name in PROGRAMS if shutil.which(name) is None] + ([] if find_chromium() else ["chromium"])
     return programs + [name for name in MODULES if importlib.util.find_spec(name) is None]
 
 
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
     if lacking := missing():
         skip = pytest.mark.skip(reason=f"the page in Chromium needs {', '.join(lacking)}")
         for item in items:
-            if Path(__file__).parent in item.path.parents and "browser" in item.fixturenames:
+            if Path(__file__).parent in item.path.parents and {"browser", "site"} & {*item.fixturenames}:
                 item.add_marker(skip)
 
 

@@ -24,13 +24,18 @@ OPTIONS = (
 )
 
 
+def find_chromium() -> str | None:
+    """The program, by the names that it has where it comes from."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @contextmanager
 def chromium(*arguments: str) -> Iterator:
     """A driver of Chromium."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = find_chromium()
     for argument in (*OPTIONS, *arguments):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

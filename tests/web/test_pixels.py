@@ -163,7 +163,7 @@ VIEWS = f"""{TO_BYTES} {TO_TEXT}
 @pytest.mark.parametrize("options", [
     {"size": {"height": 96, "width": 96}},
     {"size": {"height": 24, "width": 40}, "image_hd": True},
-    {"size": {"height": 30, "width": 30}, "image_hd": True, "image_mean": [0.48, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1]},
+    {"size": {"height": 9, "width": 9}, "image_hd": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1]},
     {"size": {"height": 30, "width": 30}, "do_normalize": False},
 ])  # fmt: skip
 def test_views_are_the_image_processors(blank, size, options):

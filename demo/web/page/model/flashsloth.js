@@ -41,17 +41,15 @@ export class FlashSloth {
       throw new Refusal(`The model was exported in version ${manifest.version}, this page reads up to ${VERSION}.`);
     }
     const names = ["config", "processor_config", "generation_config", "tokenizer_config", "tokenizer"];
-    const [runtime, encoder, decoder, template, ...parsed] = await Promise.all([
-      openRuntime(files, manifest.precision, wanted),
-      files.bytes(at("image_encoder.onnx")),
-      files.bytes(at("decoder.onnx")),
+    const runtime = openRuntime(files, manifest.precision, wanted);
+    const [graphs, template, ...parsed] = await Promise.all([
+      Graphs.open(runtime, files.bytes(at("image_encoder.onnx")), files.bytes(at("decoder.onnx"))),
       files.text(at("chat_template.jinja")),
       ...names.map((name) => files.json(at(`${name}.json`))),
     ]);
     const [config, processor, generation, tokenizerConfig, tokenizer] = parsed;
     checkOptions(processor.image_processor);
     const prompt = new Prompt({ tokenizer, tokenizerConfig, processor, template });
-    const graphs = await Graphs.open(runtime, encoder, decoder);
     return new FlashSloth(graphs, prompt, { config, processor, generation });
   }
 

@@ -17,14 +17,18 @@ export class Graphs {
   }
 
   /**
-   * @param {{ort: object, providers: string[]}} runtime
-   * @param {Uint8Array} encoder, decoder the files.
+   * Opens both, the encoder while the decoder may still be coming.
+   *
+   * @param {Promise<{ort: object, providers: string[]}>} runtime
+   * @param {Promise<Uint8Array>} encoder, decoder the files.
    */
-  static async open({ ort, providers }, encoder, decoder) {
-    const options = { executionProviders: providers };
-    const sessions = [await ort.InferenceSession.create(encoder, options)];
-    sessions.push(await ort.InferenceSession.create(decoder, options));
-    return new Graphs(ort, ...sessions);
+  static async open(runtime, encoder, decoder) {
+    const create = ({ ort, providers }, bytes) =>
+      // More optimisation takes longer than it saves in a conversation.
+      ort.InferenceSession.create(bytes, { executionProviders: providers, graphOptimizationLevel: "basic" });
+    const encoding = Promise.all([runtime, encoder]).then((both) => create(...both));
+    const [opened, session, bytes] = await Promise.all([runtime, encoding, decoder]);
+    return new Graphs(opened.ort, session, await create(opened, bytes));
   }
 
   /**
