@@ -22,7 +22,7 @@ def open_seam(layers: nn.ModuleList) -> None:
     """
     for index, layer in enumerate(layers):
         layer.seam_index = index
-        layer.__class__ = _with_seam(type(layer))
+        layer.__class__ = grafted(TakesEmbQ, type(layer))
 
 
 class TakesEmbQ:
@@ -34,20 +34,17 @@ class TakesEmbQ:
             args = (embq[self.seam_index](hidden_states), *rest)
         return super().__call__(*args, **kwargs)
 
-    def __reduce__(self):
-        return _restore, (type(self).layer_class,), self.__dict__
-
 
 @cache
-def _with_seam(layer_class: type[nn.Module]) -> type[nn.Module]:
-    # Upstream tells layers apart by the name of their class.
-    seam_class = type(layer_class.__name__, (TakesEmbQ, layer_class), {"layer_class": layer_class})
-    if "forward" in vars(seam_class):
-        del seam_class.forward  # upstream wraps what a subclass inherits once more, for checkpoints; once is enough
-    return seam_class
+def grafted(scion: type, stock: type) -> type:
+    """The class `stock` with the methods of `scion` before its own, for objects that are there already."""
+    # Upstream tells classes apart by their name. Pickle and copies look classes up by it, and would not find this one.
+    methods = {"__reduce__": lambda self: (_restore, (scion, stock), self.__dict__)}
+    result = type(stock.__name__, (scion, stock), methods)
+    if "forward" in vars(result):
+        del result.forward  # upstream wraps what a subclass inherits once more, for checkpoints; once is enough
+    return result
 
 
-def _restore(layer_class: type[nn.Module]) -> nn.Module:
-    """An empty layer for pickle and copies, which look classes up by name and would not find one with a seam."""
-    seam_class = _with_seam(layer_class)
-    return seam_class.__new__(seam_class)
+def _restore(scion: type, stock: type) -> object:
+    return (result := grafted(scion, stock)).__new__(result)

@@ -44,21 +44,16 @@ def explain(
         for module in model.embq_modules
     ]
     try:
-        hidden_states = model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            mm_encoder_outputs={"image": images},
-            use_cache=False,
-        ).last_hidden_state
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "mm_encoder_outputs": {"image": images}}
+        hidden_states = model(**inputs, use_cache=False).last_hidden_state
     finally:
         for hook in hooks:
             hook.remove()
     patches = images.last_hidden_state  # (N, V*P, Dv)
     rows, columns = config.patch_grid
     views = (pixel_values.shape[1], rows, columns)
-    weights = model.multi_modal_projector.pooling.weights(
-        patches.reshape(-1, rows * columns, patches.shape[-1]), window
-    )
+    pooling = model.multi_modal_projector.pooling
+    weights = pooling.weights(patches.reshape(-1, rows * columns, patches.shape[-1]), window)
     explanation = FlashSlothExplanation(pooling_weights=weights.reshape(-1, *views))
     if model.embq is None:
         return explanation

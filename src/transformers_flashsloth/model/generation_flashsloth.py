@@ -19,7 +19,7 @@ from transformers.generation.utils import GenerateOutput
 
 from .assistant import Assistant
 from .decoders import masks_for_generate
-from .placeholders import check_images
+from .placeholders import check_gaps, check_images
 from .prompt_memory import CACHE, follow_rows, one_cache
 
 # Inputs of `generate` with a position in their second dimension.
@@ -76,6 +76,7 @@ class FlashSlothGenerationMixin(GenerationMixin):
         kwargs |= {} if cache is None else {CACHE: cache}
         past = 0 if cache is None else int(cache.get_seq_length())
         kwargs = self._pad_left(kwargs, past)
+        check_gaps(kwargs.get("attention_mask"), self.config)  # what is compiled does not look
         if kwargs.get("assistant_model") is not None:
             names = ("pixel_values", "mm_encoder_outputs")
             images = {name: kwargs[name] for name in names if kwargs.get(name) is not None}

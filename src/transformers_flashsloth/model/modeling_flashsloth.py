@@ -28,6 +28,7 @@ from .explanation_flashsloth import FlashSlothExplanation, explain
 from .generation_flashsloth import FlashSlothGenerationMixin, with_signature
 from .multi_modal_projector import FlashSlothMultiModalProjector
 from .placeholders import (
+    check_gaps,
     check_images,
     check_length,
     check_views,
@@ -143,6 +144,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         input_ids = input_ids.to(inputs_embeds.device)
         cache = one_cache(cache, past_key_values)
         check_length(input_ids, cache, self.config)
+        check_gaps(attention_mask if input_ids.shape[1] > 1 else None, self.config)
 
         images = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
         # Before images are encoded, which the copy to the host would wait for.

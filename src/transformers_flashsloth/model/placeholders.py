@@ -7,11 +7,12 @@ when a collator puts them into a batch of the processor (trainers count them the
 the loss outside of the model's own `forward`), and in that `forward` itself.
 """
 
+from math import inf
 from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache, LinearAttentionCacheLayerMixin
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
@@ -37,6 +38,26 @@ def check_length(input_ids: torch.Tensor, cache: Cache | None, config: FlashSlot
         raise ValueError(
             f"The sequence is {past + input_ids.shape[1]} positions long, images and queries included, but the "
             f"decoder's context is {context}. Shorten the text, use fewer images or video frames, or `image_hd=False`."
+        )
+
+
+def check_gaps(attention_mask: torch.Tensor | dict | None, config: FlashSlothConfig) -> None:
+    """
+    Raises ValueError if a mask `(B, L)` has padding between tokens of a row and layers of the decoder would count it:
+    they hand a state from one position to the next (convolutions, linear attention), or see a window shorter than L.
+    """
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2 or torch.compiler.is_compiling():
+        return
+    layers = DynamicCache(config=config.text_config).layers
+    carries = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+    window = 0 if carries else min(getattr(layer, "sliding_window", None) or inf for layer in layers)
+    if attention_mask.shape[1] <= window:
+        return
+    starts = attention_mask.bool().long().diff(dim=1, prepend=attention_mask.new_zeros(len(attention_mask), 1)) > 0
+    if (starts.sum(1) > 1).any():
+        raise ValueError(
+            "A row has padding between its tokens, as where answers of a batch ended apart, and layers of the decoder "
+            f"({config.text_config.model_type}) would read it. Go on with one row at a time, or without a cache."
         )
 
 

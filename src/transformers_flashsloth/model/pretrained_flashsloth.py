@@ -39,11 +39,9 @@ TRUST_PICKLES = "pass `use_safetensors=False`"
 # says otherwise. Names in FlashSlothModel; FlashSlothForConditionalGeneration has them in `model`.
 IMAGE_PATH = ("vision_tower", "multi_modal_projector", "query_tokens", "embq")
 KEPT = ["lm_head", *IMAGE_PATH, *(f"model.{name}" for name in IMAGE_PATH)]
-
 # Never quantised: a linear of one row, which kernels for packed weights refuse, and that to the dtype of whose weight
 # transformers casts pixels (SigLIP 2).
 UNPACKABLE = [r".*\.score_proj", r".*\.patch_embedding"]
-
 # What the configs of transformers call the modules to skip; bitsandbytes has a word of its own.
 SKIP_LISTS = ("llm_int8_skip_modules", "modules_to_not_convert")
 

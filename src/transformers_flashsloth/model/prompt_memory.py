@@ -6,7 +6,6 @@ are no keys or values, yet belong to the same conversation; so they live on the 
 dropped, and put in another order with it.
 """
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,6 +13,8 @@ from typing import NamedTuple
 import torch
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
+
+from .decoder_seam import grafted
 
 # What upstream calls a key-value cache, as an argument of models and of generation and as a field of outputs: `cache`
 # since transformers 5.24, `past_key_values` before. Ours take both; this is the name to pass on.
@@ -152,7 +153,7 @@ def follow_rows(cache: Cache) -> None:
     cache gets a subclass, as the layers of the decoder do; while a graph is traced, that has to be done before.
     """
     if not isinstance(cache, FollowsRows) and not torch.compiler.is_compiling():
-        cache.__class__ = _following(type(cache))
+        cache.__class__ = grafted(FollowsRows, type(cache))
 
 
 class FollowsRows:
@@ -177,18 +178,3 @@ class FollowsRows:
         memory = getattr(self, "prompt_memory", None)
         if memory is not None:
             self.prompt_memory = memory.choosing(choose)
-
-    def __reduce__(self):
-        return _restore, (type(self).cache_class,), self.__dict__
-
-
-@functools.cache
-def _following(cache_class: type[Cache]) -> type[Cache]:
-    # Upstream tells caches apart by their class's name, too.
-    return type(cache_class.__name__, (FollowsRows, cache_class), {"cache_class": cache_class})
-
-
-def _restore(cache_class: type[Cache]) -> Cache:
-    """An empty cache for pickle and copies, which look classes up by name and would find the one below."""
-    following = _following(cache_class)
-    return following.__new__(following)
