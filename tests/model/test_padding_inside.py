@@ -76,7 +76,7 @@ def test_padding_between_tokens_changes_nothing_or_is_refused(model, batch):
     ids, mask, cache = first_turn(model, batch)
     ids[0, -2:], mask[0, -2:] = 0, 0
     if model.config.text_config.model_type in READS_PADDING:
-        with pytest.raises(ValueError, match="padding between its tokens.*one row at a time"):
+        with pytest.raises(ValueError, match=r"padding between its tokens.*one row at a time"):
             go_on(model, ids, mask, past_key_values=cache)
         turn = torch.tensor([SECOND_TURN] * 2)
         mask = torch.cat([mask, torch.ones_like(turn)], dim=1)
