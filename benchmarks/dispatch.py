@@ -13,7 +13,8 @@ from transformers_flashsloth import FlashSlothConfig
 from .building import build
 from .measure import Clock, summary
 from .options import common_parser, settings_of
-from .ours import Floor, ask_flashsloth, ask_floor, flashsloth_config
+from .ours import Floor, ask_flashsloth, ask_floor
+from .presets import flashsloth_config
 from .report import markdown_table, publish, with_spread
 from .sampling import TokenClock, generate
 from .subjects import Subject, photo

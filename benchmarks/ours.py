@@ -9,59 +9,12 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextT
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration, FlashSlothImageProcessor
 
 from .building import build, share
+from .presets import flashsloth_config
 from .subjects import QUESTION_TOKENS, Subject, text_ids
 
 # The released template puts 32 tokens before the image, a newline behind it, and " ASSISTANT:" behind the queries.
 TOKENS_BEFORE_IMAGE = 32
 TOKENS_AFTER_QUERIES = 5
-
-SIGLIP_SO400M = {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
-                 "num_hidden_layers": 26, "num_attention_heads": 16, "patch_size": 14, "image_size": 384,
-                 "vision_use_head": False}  # fmt: skip
-# google/siglip2-base-patch16-384: 24 x 24 patches, of which windows of 3 x 3 leave 64 tokens.
-SIGLIP2_BASE = SIGLIP_SO400M | {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-                                "num_attention_heads": 12, "patch_size": 16}  # fmt: skip
-QWEN3 = {"model_type": "qwen3", "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-         "num_hidden_layers": 28, "vocab_size": 151936, "max_position_embeddings": 40960,
-         "rope_theta": 1e6, "tie_word_embeddings": True}  # fmt: skip
-TIED = {"lm_head_bias": False, "tie_word_embeddings": True, "query_init_token_id": None}
-PLACEHOLDERS = {"image_token_id": 40000, "query_token_id": 40001, "user_prefix_ids": [40002, 40003, 40004]}
-
-# Backbones of FlashSlothConfig under the name of their row; sizes from each checkpoint's config.json on the Hub.
-# SigLIP so400m stands for SigLIP 2 so400m at the same patch and image size: both have one architecture.
-PRESETS = {
-    "ours": {},
-    # Qwen/Qwen3-1.7B and google/siglip2-so400m-patch14-384
-    "ours-qwen3-1.7b": TIED | PLACEHOLDERS | {
-        "text_config": QWEN3 | {"hidden_size": 2048, "intermediate_size": 6144}, "vision_config": SIGLIP_SO400M,
-    },
-    # Qwen/Qwen3-0.6B and google/siglip2-base-patch16-384
-    "ours-qwen3-0.6b": TIED | PLACEHOLDERS | {
-        "text_config": QWEN3 | {"hidden_size": 1024, "intermediate_size": 3072}, "vision_config": SIGLIP2_BASE,
-    },
-    # HuggingFaceTB/SmolLM2-1.7B-Instruct and google/siglip-so400m-patch14-384
-    "ours-smollm2-1.7b": TIED | PLACEHOLDERS | {
-        "text_config": {"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
-                        "num_hidden_layers": 24, "num_attention_heads": 32, "num_key_value_heads": 32,
-                        "vocab_size": 49152, "max_position_embeddings": 8192, "rope_theta": 130000.0,
-                        "tie_word_embeddings": True},
-        "vision_config": SIGLIP_SO400M,
-    },
-}  # fmt: skip
-TINY_TEXT = {"model_type": "phi", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
-             "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16}  # fmt: skip
-TINY_VISION = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-
-
-def flashsloth_config(name: str, tiny: bool = False) -> FlashSlothConfig:
-    """The config of a preset; a tiny one keeps the image's size and the vocabulary, and so all counts of tokens."""
-    preset = dict(PRESETS[name])
-    if tiny:
-        preset["text_config"] = {**TINY_TEXT, **preset.get("text_config", {}), **TINY_TEXT}
-        preset["text_config"]["model_type"] = PRESETS[name].get("text_config", TINY_TEXT)["model_type"]
-        preset["vision_config"] = preset.get("vision_config", SIGLIP_SO400M) | TINY_VISION
-        preset |= {"embq_hidden_size": 32, "embq_layer": 1}
-    return FlashSlothConfig(**preset)
 
 
 def build_flashsloth(name: str, device: str, dtype: torch.dtype, tiny: bool) -> FlashSlothForConditionalGeneration:

@@ -10,7 +10,8 @@ from transformers_flashsloth.model.prompt_memory import CACHE
 
 from .machine import ceilings, describe
 from .measure import Clock, FlopCounter, Mark, PeakMemory
-from .ours import PRESETS, Floor, ask_flashsloth, ask_floor, build_flashsloth
+from .ours import Floor, ask_flashsloth, ask_floor, build_flashsloth
+from .presets import PRESETS
 from .rivals import build_rival
 from .stages import Stages
 from .subjects import Subject, photo

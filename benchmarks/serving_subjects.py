@@ -22,7 +22,7 @@ from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlo
 from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
 
 from .building import build
-from .ours import flashsloth_config
+from .presets import flashsloth_config
 
 STARTING_SECONDS = 900
 # A round of requests: {"images": paths, "question", "new_tokens", "batch"}; its answer: {"first": seconds, "all"}.

@@ -23,7 +23,8 @@ from transformers_flashsloth import FlashSlothForConditionalGeneration
 from .building import build
 from .machine import describe
 from .measure import Clock, PeakMemory, count_flops, summary
-from .ours import TOKENS_BEFORE_IMAGE, flashsloth_config
+from .ours import TOKENS_BEFORE_IMAGE
+from .presets import flashsloth_config
 from .report import markdown_table, with_spread, write_json
 
 OURS, ALL_PATCHES = "FlashSloth", "all patches"

@@ -20,7 +20,7 @@ from vllm import __version__ as vllm_version
 from .machine import describe
 from .measure import summary
 from .options import common_parser
-from .ours import PRESETS
+from .presets import PRESETS
 from .report import markdown_table, publish, with_spread
 from .serving_subjects import Generate, Server, ending, write_checkpoint
 

@@ -24,7 +24,8 @@ from benchmarks import (
     sampling,
 )
 from benchmarks.measure import Clock, PeakMemory, count_flops, slope, summary
-from benchmarks.ours import PRESETS, ask_flashsloth, build_flashsloth, flashsloth_config
+from benchmarks.ours import ask_flashsloth, build_flashsloth
+from benchmarks.presets import PRESETS, flashsloth_config
 from benchmarks.sampling import Sampler
 from benchmarks.subjects import photo
 from benchmarks.worker import FLASHSLOTH_NAMES, Settings
