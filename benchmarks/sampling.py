@@ -97,7 +97,7 @@ class Sampler:
             "flops": flops | {"other": total - sum(flops.values()), "total": total},
             "weight_bytes": subject.weight_bytes,
             "decoding_bytes": subject.decoding_bytes,
-            "kv_bytes": sum(_bytes(part) for layer in output[CACHE].layers for part in (layer.keys, layer.values)),
+            "kv_bytes": cache_bytes(output[CACHE]),
             "memory_bytes": _bytes(memory.image_features) if memory else 0,
         }
 
@@ -131,7 +131,7 @@ class Sampler:
         rows, steps = self.settings.batch, self.settings.new_tokens
         ids = torch.cat([inputs["input_ids"], output.sequences[:, -1 - steps :]], dim=1).repeat(rows, 1)
         cache, tokens = output[CACHE], TokenClock(self.clock, subject.stages)
-        cache.batch_repeat_interleave(rows)
+        cache.reorder_cache(torch.zeros(rows, dtype=torch.long, device=subject.device))  # which every kind of layer can
         generate(subject, {"input_ids": ids, CACHE: cache}, 1 + steps, tokens)
         return tokens.step()
 
@@ -156,6 +156,17 @@ def _compile(subject: Subject) -> None:
     subject.stages.remove()
     for module in (*subject.modules["vision"], *subject.modules["compression"], subject.modules["decoder"][0]):
         module.compile()
+
+
+def cache_bytes(cache) -> int:
+    """Bytes that a cache holds: keys and values, and the states of layers that convolve or attend linearly."""
+    total = 0
+    for layer in cache.layers:
+        parts = [getattr(layer, "keys", None), getattr(layer, "values", None)]
+        for states in (getattr(layer, "conv_states", None), getattr(layer, "recurrent_states", None)):
+            parts += list(states.values()) if isinstance(states, dict) else list(states or [])
+        total += sum(_bytes(part) for part in parts if part is not None)
+    return total
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -1,7 +1,7 @@
 """What is measured: a model, how an image and a question become its inputs, and which of its modules do what."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -23,6 +23,7 @@ class Subject:
         image_token_id (`int`): the placeholder of a visual token.
         modules: the modules of each stage, see `stages.Stages`.
         embeddings (`nn.Module`): the decoder's input embeddings, of which decoding reads but one row.
+        tables (`list`): other embeddings of which decoding reads but one row, such as those of every layer (Gemma 4).
         dtype (`torch.dtype`): what pixels are cast to.
         types_tokens (`bool`): whether the model asks for `mm_token_type_ids`.
     """
@@ -36,6 +37,7 @@ class Subject:
     device: str
     dtype: torch.dtype
     types_tokens: bool = False
+    tables: list[nn.Module] = field(default_factory=list)
 
     def __post_init__(self):
         self.stages = Stages(self.modules)
@@ -65,7 +67,7 @@ class Subject:
         decoder = num_bytes(self.modules["decoder"])
         head = self.modules["decoder"][-1]
         tied = head.weight is self.embeddings.weight
-        return decoder - (0 if tied else num_bytes([self.embeddings]))
+        return decoder - num_bytes(self.tables) - (0 if tied else num_bytes([self.embeddings]))
 
 
 def text_ids(length: int, first: int = 1000) -> list[int]:
