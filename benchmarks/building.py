@@ -1,6 +1,8 @@
 """Models from configs in seconds: weights are random numbers of a sane size, and nothing is fetched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -12,6 +14,17 @@ NUM_DRAWN = 1_000_003
 SPREAD = 0.02
 # Memory that is left to activations, caches and everybody else.
 MARGIN = 2**30
+HAS_VALUES: ContextVar[bool] = ContextVar("has_values", default=True)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Within it, `build` leaves weights as they came: pages that nobody has written to take no memory."""
+    token = HAS_VALUES.set(False)
+    try:
+        yield
+    finally:
+        HAS_VALUES.reset(token)
 
 
 def build(create: Callable[[], nn.Module], device: str) -> nn.Module:
@@ -23,6 +36,9 @@ def build(create: Callable[[], nn.Module], device: str) -> nn.Module:
     """
     with torch.device(device), initialization.no_init_weights():
         model = create()
+        model.tie_weights()  # which a model without initialisation leaves out
+    if not HAS_VALUES.get():
+        return model.eval()
     if torch.device(device).type == "cpu":
         check_memory(num_bytes([model]))
     fill(model)

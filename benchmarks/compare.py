@@ -4,7 +4,8 @@ FlashSloth beside its floor and its rivals: `python -m benchmarks.compare`.
 Each set of weights has a process of its own. One process holds FlashSloth and its floor throughout, and a second one
 rival at a time, so that memory holds two models at most. They take turns: the floor, the rival, the floor, the rival,
 the floor. A rival's ratio is to the two samples of the floor next to it, so that a machine that slows down slows both.
-Each finished row is kept as a JSON file, and a run that was stopped goes on behind it.
+Each finished row is kept as a JSON file, and a run that was stopped goes on behind it. `--count` measures nothing and
+counts what needs no clock, in minutes and with little memory.
 """
 
 import argparse
@@ -13,30 +14,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .compare_report import write_report
+from .compare_rows import GROUPS
 from .options import common_parser, settings_of
 from .report import read_json, write_json
 from .worker import FLASHSLOTH_NAMES, FLOOR, FLOOR_HD, OURS, OURS_HD, Settings, Worker
 
-# Rows that are sampled in one round, each between two samples of the floor.
-GROUPS = {
-    OURS: [OURS],
-    OURS_HD: [FLOOR_HD, OURS_HD],
-    "ours-qwen3-1.7b": ["ours-qwen3-1.7b", "ours-qwen3-1.7b-hd"],
-    "ours-qwen3-0.6b": ["ours-qwen3-0.6b", "ours-qwen3-0.6b-hd"],
-    "ours-smollm2-1.7b": ["ours-smollm2-1.7b"],
-    "paligemma-3b-224": ["paligemma-3b-224"],
-    "fastvlm-1.5b": ["fastvlm-1.5b"],
-    "qwen3-vl-2b": ["qwen3-vl-2b"],
-    "internvl3-2b": ["internvl3-2b"],
-    "qwen2-vl-2b": ["qwen2-vl-2b"],
-    "smolvlm2-2.2b": ["smolvlm2-2.2b"],
-}
 MIN_ROUNDS = 2
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     settings = settings_of(options)
+    if options.count:
+        from .counting import count
+
+        count(options.output, options.models, settings)
+        print(write_report(options.output, _rows(options), options.readme, options.short_readme))
+        return
     deadline = time.monotonic() + 60 * options.minutes
     left = [name for name in options.models if not _is_done(options, name, settings)]
     if left:
@@ -47,14 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
                 _measure_group(flashsloth, name, settings, options, seconds)
         finally:
             flashsloth.close()
-    print(
-        write_report(
-            options.output,
-            [row for name in options.models for row in GROUPS[name]],
-            options.readme,
-            options.short_readme,
-        )
-    )
+    print(write_report(options.output, _rows(options), options.readme, options.short_readme))
+
+
+def _rows(options: argparse.Namespace) -> list[str]:
+    return [row for name in options.models for row in GROUPS[name]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,9 +53,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="MODEL",
                         help=f"of {', '.join(GROUPS)}; all by default")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="samples of a row at most (default %(default)s)")
-    parser.add_argument("--minutes", type=float, default=25, help="time that repeats are cut for (default %(default)s)")
+    parser.add_argument("--minutes", type=float, default=60, help="time that repeats are cut for (default %(default)s)")
     parser.add_argument("--compile", action="store_true", help="compile the parts of each and use a static cache")
     parser.add_argument("--short-readme", type=Path, help="document whose marked place gets one short table")
+    parser.add_argument("--count", action="store_true", help="only count tokens, operations and bytes, without a clock")
     parser.add_argument("--fresh", action="store_true", help="measure also what --output holds already")
     return parser
 

@@ -4,8 +4,10 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
+from .compare_rows import shown
 from .measure import summary
 from .report import markdown_table, put_between_marks, read_json, with_spread, write_json
+from .short_report import ahead_table, cache_bytes, counts_table, short_table
 from .worker import FLOOR, FLOOR_HD, OURS, OURS_HD
 
 PARTS = ("preprocessing", "vision", "compression", "decoder", "other")
@@ -16,15 +18,6 @@ TIMES = ["model", "visual tokens", "TTFT / floor", "the same, CPU time", "TTFT, 
 OWN = ["over its own floor", "TTFT", "the same, CPU time", "decode", "decode of 8 rows"]
 SIZES = ["model", "prompt", "TFLOP", "of which vision", "compression", "weights, GB", "KV cache, MB",
          "peak memory, GB"]  # fmt: skip
-SHORT = ["model", "visual tokens", "time to first token", "decoding speed", "KV cache, MB", "weights, GB"]
-PRESETS = {
-    "ours-qwen3-0.6b": "Qwen3-0.6B, SigLIP 2 base",
-    "ours-qwen3-1.7b": "Qwen3-1.7B, SigLIP 2 so400m",
-    "ours-smollm2-1.7b": "SmolLM2-1.7B, SigLIP so400m",
-}
-FASTVLM, QWEN3_VL = "fastvlm-1.5b", "qwen3-vl-2b"
-PRESET = ["preset", "time to first token, over FastVLM-1.5B", "decoding speed, over FastVLM-1.5B",
-          "KV cache, over Qwen3-VL-2B", "HD: time to first token, over Qwen3-VL-2B"]  # fmt: skip
 ALT = "Time to the first token by its parts, and decoding speed, of each model in multiples of the floor's."
 
 
@@ -33,36 +26,46 @@ def write_report(
 ) -> str:
     """
     Writes `summary.json`, `tables.md` and, where matplotlib is installed, `figure.png`; with `readme` also the tables
-    into that document, between the marks named "compare", and the figure beside it as `compare.png`; with
-    `short_readme` one short table, between the marks named "speed", and, if the presets and the two that they would
-    compete with were measured, one of their ratios, between the marks named "presets".
+    into that document, between the marks named "compare", the figure beside it as `compare.png`, and what was counted,
+    between those named "counts"; with `short_readme` one short table, between the marks named "speed", and, where the
+    document has marks named "presets", how each preset stands to the best of its class. Rows that were counted and not
+    measured are in the short table and among the counts alone.
 
     Returns:
         `str`: the tables.
     """
     read = {name: read_json(directory / f"{name}.json") for name in (FLOOR, *names)}
     rows = {name: row for name, row in read.items() if row is not None}
-    summaries = {name: summarise(row) for name, row in rows.items()}
+    counted = (read_json(directory / "counts.json") or {"rows": {}})["rows"]
+    summaries = {name: counted[name] for name in names if name in counted}
+    summaries |= {name: summarise(row) for name, row in rows.items()}
     write_json(directory / "summary.json", summaries)
-    text = tables(rows, summaries)
-    (directory / "tables.md").write_text(text + "\n")
-    figure = directory / "figure.png"
-    is_drawn = draw(figure, summaries)
-    if readme is not None:
-        if is_drawn:
-            shutil.copy(figure, readme.with_name("compare.png"))
-        put_between_marks(readme, "compare", f"{text}\n\n![{ALT}](compare.png)" if is_drawn else text)
+    parts, is_drawn = [], False
+    if any("samples" in row for row in rows.values()):
+        measured = {name: summaries[name] for name in rows}
+        parts.append(tables(rows, measured))
+        is_drawn = draw(directory / "figure.png", measured)
+        if readme is not None:
+            figure = f"\n\n![{ALT}](compare.png)" if is_drawn else ""
+            put_between_marks(readme, "compare", parts[0] + figure)
+            if is_drawn:
+                shutil.copy(directory / "figure.png", readme.with_name("compare.png"))
+    if counted:
+        parts.append(counts_table(summaries))
+        failed = {name: found["error"] for name, found in summaries.items() if "error" in found and name not in rows}
+        parts += [f"{name} was not counted: {error}" for name, error in failed.items()]
+        if readme is not None:
+            put_between_marks(readme, "counts", counts_table(summaries))
     if short_readme is not None:
         put_between_marks(short_readme, "speed", short_table(summaries))
-        good = {name for name, found in summaries.items() if "error" not in found}
-        if good >= {*PRESETS, FASTVLM, QWEN3_VL}:
-            put_between_marks(short_readme, "presets", preset_table(summaries))
-    return f"{text}\n\n" + (f"The figure is {figure}." if is_drawn else "No figure, as matplotlib is not installed.")
-
-
-def shown(name: str) -> str:
-    """How a row is called in tables: `ours` is FlashSloth."""
-    return name.replace(OURS, "FlashSloth", 1) if name.startswith(OURS) else name
+        if "<!-- presets begin -->" in short_readme.read_text():
+            put_between_marks(short_readme, "presets", ahead_table(summaries))
+    (directory / "tables.md").write_text("\n\n".join(parts) + "\n")
+    if not is_drawn:
+        parts.append("No figure, as matplotlib is not installed." if rows else "")
+    else:
+        parts.append(f"The figure is {directory / 'figure.png'}.")
+    return "\n\n".join(filter(None, parts))
 
 
 def ratios(row: dict, part: str, kind: str, floors: str = "floors") -> list[float]:
@@ -169,47 +172,8 @@ def _sizes(name: str, found: dict) -> list[str]:
     flops = [f"{facts['flops'][part] / 1e12:.3f}" for part in ("total", "vision", "compression")]
     return [
         shown(name), str(facts["prompt_tokens"]), *flops, f"{facts['weight_bytes'] / 1e9:.2f}",
-        f"{_cache_bytes(facts) / 1e6:.1f}", f"{found['peak_bytes']['median'] / 1e9:.2f}",
+        f"{cache_bytes(facts) / 1e6:.1f}", f"{found['peak_bytes']['median'] / 1e9:.2f}",
     ]  # fmt: skip
-
-
-def short_table(summaries: dict) -> str:
-    """What a user chooses by, the quickest to answer first; times and speeds in multiples of the floor's."""
-    models = {name: of for name, of in summaries.items() if "error" not in of and name not in (FLOOR, FLOOR_HD)}
-    lines = []
-    for name, found in sorted(models.items(), key=lambda item: item[1]["ttft_over_floor"]["median"]):
-        facts = found["facts"]
-        lines.append([
-            shown(name), str(facts["visual_tokens"]), with_spread(found["ttft_over_floor"]),
-            with_spread(found["decode_over_floor"]), f"{_cache_bytes(facts) / 1e6:.1f}",
-            f"{facts['weight_bytes'] / 1e9:.2f}",
-        ])  # fmt: skip
-    return markdown_table(SHORT, lines)
-
-
-def preset_table(summaries: dict) -> str:
-    """What each preset takes in multiples of what the two models that it would compete with take."""
-    lines = []
-    for name, title in PRESETS.items():
-        found, hd = summaries[name], summaries.get(f"{name}-hd")
-        fastvlm, qwen = summaries[FASTVLM], summaries[QWEN3_VL]
-        cells = [
-            _over(found["ttft_over_floor"], fastvlm["ttft_over_floor"]),
-            _over(found["decode_over_floor"], fastvlm["decode_over_floor"]),
-            f"{_cache_bytes(found['facts']) / _cache_bytes(qwen['facts']):.2f}",
-            "" if hd is None else _over(hd["ttft_over_floor"], qwen["ttft_over_floor"]),
-        ]
-        lines.append([title, *cells])
-    return markdown_table(PRESET, lines)
-
-
-def _over(values: dict, others: dict) -> str:
-    return f"{values['median'] / others['median']:.2f}"
-
-
-def _cache_bytes(facts: dict) -> int:
-    """Bytes of keys and values of the prompt, and of the patches that ours remembers with them."""
-    return facts["kv_bytes"] + facts["memory_bytes"]
 
 
 def draw(path: Path, summaries: dict) -> bool:

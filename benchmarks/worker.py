@@ -66,7 +66,7 @@ def _serve(connection: Connection, names: list[str], settings: dict) -> None:
 
         sampler, failure = Sampler(names, Settings(**settings)), None
     except Exception as error:
-        sampler, failure = None, _last_line(error)
+        sampler, failure = None, last_line(error)
     while True:
         try:
             function, args = connection.recv()
@@ -79,9 +79,10 @@ def _serve(connection: Connection, names: list[str], settings: dict) -> None:
             connection.send((True, getattr(sampler, function)(*args)))
         except Exception as error:
             traceback.print_exc()
-            connection.send((False, _last_line(error)))
+            connection.send((False, last_line(error)))
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
+    """An error in one line: its kind and the first line of what it says."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
