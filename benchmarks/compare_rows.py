@@ -30,7 +30,7 @@ GROUPS = {
     "gemma-4-e2b": ["gemma-4-e2b"],
     "smolvlm2-2.2b": ["smolvlm2-2.2b"],
 }
-# By parameters, vision included, in billions at most: rows of the short table, of which ours and rivals compete. Of Gemma
+# By parameters, vision included, in billions at most: rows of the short table, where ours and rivals compete. Of Gemma
 # 4 E2B those tables are not counted that a token has one row of for every layer, as in its name.
 CLASSES = {
     0.6: ["ours-gemma3-270m", "ours-lfm2-350m", "ours-lfm2-350m-hd", "lfm2.5-vl-450m", "lfm2.5-vl-450m-unsplit",
