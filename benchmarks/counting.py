@@ -22,6 +22,7 @@ ATEN = torch.ops.aten
 PRODUCTS = {
     ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default, ATEN.baddbmm.default, ATEN.convolution.default,
     ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+    ATEN.convolution_backward.default, ATEN._scaled_dot_product_flash_attention_for_cpu_backward.default,
 }  # fmt: skip
 
 
