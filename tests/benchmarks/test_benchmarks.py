@@ -6,6 +6,7 @@ import mmap
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 from benchmarks import (
     batches,
@@ -91,28 +92,11 @@ class TestCounts:
         assert steps["ours"] - steps["floor"] == {"aten.index_fill.int_Scalar": 1}
         assert steps["ours"].total() == steps["floor"].total() + 1 > 1
 
-    @pytest.mark.parametrize(
-        ("name", "tokens"),
-        [("qwen2-vl-2b", 729), ("qwen3-vl-2b", 576), ("internvl3-2b", 1280), ("smolvlm2-2.2b", 1377),
-         ("paligemma-3b-224", 256)],
-    )  # fmt: skip
-    def test_visual_tokens_of_rivals(self, name, tokens):
-        rival = rivals.RIVALS[name]
-        assert rival.image_tokens(rival.image_processor()(photo(), return_tensors="pt")) == tokens
-
-    def test_true_sizes(self):
-        """Parameters of models that are built without memory, against those that the Hub shows."""
-        from transformers import AutoModelForImageTextToText
-
-        def billions(config) -> float:
-            with torch.device("meta"):
-                model = AutoModelForImageTextToText.from_config(config)
-            return round(sum(parameter.numel() for parameter in model.parameters()) / 1e9, 2)
-
-        sizes = {"qwen2-vl-2b": 2.21, "qwen3-vl-2b": 2.13, "internvl3-2b": 2.09, "smolvlm2-2.2b": 2.25,
-                 "paligemma-3b-224": 2.92}  # fmt: skip
-        assert {name: billions(rivals.rival_config(rivals.RIVALS[name], tiny=False)) for name in sizes} == sizes
-        assert billions(flashsloth_config("ours")) == 3.2
+    def test_true_size(self):
+        """Parameters of a model that is built without memory, in billions."""
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(flashsloth_config("ours"))
+        assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e9, 2) == 3.2
 
 
 class TestSamples:
@@ -126,7 +110,7 @@ class TestSamples:
         assert sample["decode_batch"]["wall"] > 0
         assert sample["peak_bytes"] > 0
 
-    @pytest.mark.parametrize("name", ["paligemma-3b-224", "ours-qwen3-0.6b"])
+    @pytest.mark.parametrize("name", ["lfm2.5-vl-450m-unsplit", "ours-qwen3.5-0.8b"])  # states, copied for a batch
     def test_other_models(self, name):
         sampler = Sampler([name], TINY)
         found = sampler.facts(name)
@@ -165,7 +149,7 @@ class TestCompare:
         assert "| FlashSloth | 81 |" in capsys.readouterr().out
         assert "| FlashSloth | 81 |" in readme.read_text()
         assert "old" not in readme.read_text()
-        assert "| FlashSloth | 81 | " in short.read_text() and "floor" not in short.read_text()
+        assert "| ≤ 3.2 B | FlashSloth | 81 | " in short.read_text() and "floor" not in short.read_text()
 
         def no_process(*args):
             raise AssertionError("measured again")
@@ -193,22 +177,10 @@ class TestCompare:
                 pass
 
         monkeypatch.setattr(compare, "Worker", FakeWorker)
-        compare.main([*QUICK, "--models", "fastvlm-1.5b", "paligemma-3b-224", "--output", str(tmp_path)])
+        compare.main([*QUICK, "--models", "fastvlm-1.5b", "qwen3-vl-2b", "--output", str(tmp_path)])
         printed = capsys.readouterr().out
         assert "fastvlm-1.5b did not run: ImportError: it needs timm" in printed
-        assert "| paligemma-3b-224 | 81 | 1.00 (1.00-1.00) |" in printed
-
-    def test_presets_are_held_against_their_rivals(self):
-        def found(ttft: float, decode: float, cache: int) -> dict:
-            facts = {"kv_bytes": cache - 1, "memory_bytes": 1}
-            return {"facts": facts, "ttft_over_floor": {"median": ttft}, "decode_over_floor": {"median": decode}}
-
-        summaries = {name: found(1.0, 3.0, 30) for name in compare_report.PRESETS}
-        summaries |= {"fastvlm-1.5b": found(2.0, 1.5, 10), "qwen3-vl-2b": found(4.0, 1.0, 120)}
-        summaries["ours-qwen3-0.6b-hd"] = found(3.0, 1.0, 50)
-        lines = compare_report.preset_table(summaries).splitlines()
-        assert lines[2] == "| Qwen3-0.6B, SigLIP 2 base | 0.50 | 2.00 | 0.25 | 0.75 |"
-        assert lines[4] == "| SmolLM2-1.7B, SigLIP so400m | 0.50 | 2.00 | 0.25 |  |"
+        assert "| qwen3-vl-2b | 81 | 1.00 (1.00-1.00) |" in printed
 
     def test_a_machine_that_slows_down_changes_no_ratio(self):
         row = {"samples": [fake_sample(3.0), fake_sample(9.0)], "floors": [fake_sample(s) for s in (0.5, 1.5, 4.5)]}

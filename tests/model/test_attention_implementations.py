@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers.utils import is_flash_attn_2_available
 
+from tests.needs_gpu import needs_gpu
 from tests.small_model import inputs_of, small_model
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 
@@ -86,7 +87,7 @@ def test_a_missing_package_is_named(directory):
         load(directory, "flash_attention_2")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash-attn 2 needs a CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("part", ["text_config", "vision_config"])
 def test_flash_attention_in_one_part(directory, expected, part):
     pytest.importorskip("flash_attn")

@@ -7,13 +7,13 @@ import torch
 from transformers import DynamicCache, LogitsProcessorList, QuantizedCache, StaticCache
 
 from tests.default_model.chats import ask, default_model, default_processor, encode, image_of, new_tokens
+from tests.needs_gpu import GPU_MARKS
 
 MODEL, PROCESSOR = default_model(), default_processor()
 CONFIG = MODEL.config
 EOS, PAD = CONFIG.text_config.eos_token_id, CONFIG.text_config.pad_token_id
 OPTIONS = {"max_new_tokens": 6, "do_sample": False, "disable_compile": True, "return_dict_in_generate": True}
 INPUTS = encode([ask(0)], [ask(3, 7)])
-needs_accelerator = pytest.mark.skipif(not torch.cuda.is_available(), reason="upstream offloads from accelerators only")
 
 
 EXACT = {
@@ -23,7 +23,7 @@ EXACT = {
     "offloaded": lambda: DynamicCache(config=CONFIG, offloading=True),
     "offloaded_static": lambda: StaticCache(config=CONFIG, max_cache_len=400, offloading=True),
 }
-MARKS = {name: needs_accelerator for name in EXACT if "offloaded" in name}
+MARKS = {name: GPU_MARKS for name in EXACT if "offloaded" in name}  # upstream offloads from accelerators only
 EXACT_NAMES = [pytest.param(name, marks=MARKS.get(name, ())) for name in EXACT]
 PACKAGES = {"quanto": "optimum.quanto", "hqq": "hqq"}
 

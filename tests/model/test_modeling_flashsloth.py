@@ -20,6 +20,7 @@ from tests.golden_model import (
     tiny_config,
     tiny_model,
 )
+from tests.needs_gpu import needs_gpu
 from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlothModel
 
 IMAGE_TURN = [*[IMAGE] * 9, 198]
@@ -178,7 +179,7 @@ class TestForward:
         model.set_attn_implementation("sdpa")
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash-attn 2 needs a CUDA device")
+    @needs_gpu
     def test_flash_attention_agrees(self, model):
         pytest.importorskip("flash_attn")
         cuda = copy.deepcopy(model).to("cuda", torch.bfloat16)

@@ -118,6 +118,7 @@ def test_any_part_may_lie_on_another_device(monkeypatch, elsewhere):
     assert outputs.logits.device.type == ("meta" if "lm_head" in names else "cpu")
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("split", range(1, len(NAMES)))
 def test_two_gpus(directory, tmp_path, split):
