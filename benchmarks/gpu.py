@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .gpu_checks import CHECKS
+from .gpu_checks import LEFT_OUT as STATUS_LEFT_OUT
 from .report import markdown_table, put_between_marks
 
 HEADER = ["part", "outcome", "s"]
@@ -134,7 +135,7 @@ def run(part: Part, device: str, tiny: bool, work: Path, left: float) -> Outcome
         os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
         text, _ = process.communicate()
         return Outcome(FAILED, limit, f"Ended after {limit:.0f} s.\n{text}")
-    state = PASSED if process.returncode == 0 else FAILED
+    state = {0: PASSED, STATUS_LEFT_OUT: LEFT_OUT}.get(process.returncode, FAILED)
     if part.command[1] == "pytest" and process.returncode == 5:
         state, text = LEFT_OUT, "No test was collected: the tests are not here."
     return Outcome(state, time.monotonic() - start, text)

@@ -7,8 +7,8 @@ from .worker import OURS
 SHORT = ["size", "model", "visual tokens", "time to first token", "decoding speed", "KV cache, MB",
          "weights, GB"]  # fmt: skip
 AHEAD = ["size", "FlashSloth on", "time to first token", "decoding speed", "KV cache"]
-COUNTS = ["size", "model", "visual tokens", "prompt", "TFLOP", "of which vision", "compression", "KV cache, MB",
-          "weights, GB"]  # fmt: skip
+COUNTS = ["size", "model", "visual tokens", "prompt", "TFLOP", "of which vision", "compression", "a token reads, GB",
+          "KV cache, MB", "weights, GB"]  # fmt: skip
 
 
 def cache_bytes(facts: dict) -> int:
@@ -50,10 +50,10 @@ def counts_table(summaries: dict) -> str:
     for size, name, found in in_classes(summaries):
         facts = found["facts"]
         flops = [f"{facts['flops'][part] / 1e12:.3f}" for part in ("total", "vision", "compression")]
-        lines.append([
-            size, shown(name), str(facts["visual_tokens"]), str(facts["prompt_tokens"]), *flops,
-            f"{cache_bytes(facts) / 1e6:.1f}", f"{facts['weight_bytes'] / 1e9:.2f}",
-        ])  # fmt: skip
+        reads, kept = facts["decoding_bytes"] + facts["kv_bytes"], cache_bytes(facts)
+        tokens = [str(facts[count]) for count in ("visual_tokens", "prompt_tokens")]
+        sizes = [f"{reads / 1e9:.3f}", f"{kept / 1e6:.1f}", f"{facts['weight_bytes'] / 1e9:.2f}"]
+        lines.append([size, shown(name), *tokens, *flops, *sizes])
     return markdown_table(COUNTS, lines)
 
 

@@ -43,15 +43,20 @@ def test_one_that_fails_or_misses_a_package_ends_no_other(run):
         {
             "broken": python("print('began'); raise ValueError('no such kernel')"),
             "absent": python("raise AssertionError", needs=("torch", "no_such_package")),
+            "impossible": python("print('Left out: no such kernel here'); raise SystemExit(77)"),
             "good": python("print('| fine |')"),
         }
     )
     assert status == 1
     assert re.findall(r"(\w+) \.\.\. (failed|left out|passed)", printed) == [
-        ("broken", "failed"), ("absent", "left out"), ("good", "passed"),
+        ("broken", "failed"), ("absent", "left out"), ("impossible", "left out"), ("good", "passed"),
     ]  # fmt: skip
     assert "**broken**, failed:" in report and "ValueError: no such kernel" in report
-    assert "no_such_package is not installed." in report and "| fine |" in report
+    assert (
+        "no_such_package is not installed." in report
+        and "Left out: no such kernel here" in report
+        and "| fine |" in report
+    )
 
 
 def test_one_that_hangs_is_ended_with_what_it_started(run, tmp_path):
@@ -137,5 +142,7 @@ def test_flash_attention_is_left_out_where_it_is_not(capsys):
 
     if is_flash_attn_2_available() or is_kernels_available():
         pytest.skip("it is here")
-    gpu_checks.main(["flash-attn 2", "--device", "cpu"])
+    with pytest.raises(SystemExit) as end:
+        gpu_checks.main(["flash-attn 2", "--device", "cpu"])
+    assert end.value.code == gpu_checks.LEFT_OUT
     assert "Left out: Neither flash-attn nor kernels" in capsys.readouterr().out
