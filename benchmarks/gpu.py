@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ from .report import markdown_table, put_between_marks
 HEADER = ["part", "outcome", "s"]
 PASSED, FAILED, LEFT_OUT = "passed", "failed", "left out"
 KEPT_LINES = 60  # of a part that failed
+SHOWN_LINES = 15  # of one that printed no table
+# What a comparison prints of a model that failed, and goes on with the others.
+DID_NOT_RUN = " did not run: "
 
 
 class Part(NamedTuple):
@@ -48,7 +52,7 @@ PARTS = {
         name: Part(["-m", "benchmarks.gpu_checks", name, "--device", "{device}"], 75, check.needs)
         for name, check in CHECKS.items()
     },
-    "tests that need a GPU": Part(["-m", "pytest", "-m", "gpu", "-q", "tests/model"], 90, ("pytest",)),
+    "tests that need a GPU": Part(["-m", "pytest", "-m", "gpu", "-q", "-rs", "tests/model"], 90, ("pytest",)),
     "LoRA step": Part(
         ["-m", "benchmarks.training_rivals", "--device", "{device}", "--output", "{output}/training"],
         75, ("peft",), ("--steps", "3"), ("--tiny", "--dtype", "float32", "--steps", "1"),
@@ -136,6 +140,8 @@ def run(part: Part, device: str, tiny: bool, work: Path, left: float) -> Outcome
         text, _ = process.communicate()
         return Outcome(FAILED, limit, f"Ended after {limit:.0f} s.\n{text}")
     state = {0: PASSED, STATUS_LEFT_OUT: LEFT_OUT}.get(process.returncode, FAILED)
+    if DID_NOT_RUN in text:
+        state = FAILED
     if part.command[1] == "pytest" and process.returncode == 5:
         state, text = LEFT_OUT, "No test was collected: the tests are not here."
     return Outcome(state, time.monotonic() - start, text)
@@ -153,21 +159,26 @@ def text_of(device: str, tiny: bool, outcomes: dict[str, Outcome]) -> str:
     from .machine import describe
 
     machine = describe(device, "bfloat16")
-    title = (
-        f"{machine['gpu'] or machine['processor']}, torch {machine['torch']}, transformers {machine['transformers']}"
-    )
-    lines = [title + (", with tiny models: figures mean nothing." if tiny else "."), ""]
+    versions = f"torch {machine['torch']}, transformers {machine['transformers']}"
+    note = ", with tiny models: figures mean nothing." if tiny else "."
+    lines = [f"{machine['gpu'] or machine['processor']}, {versions}{note}", ""]
     lines.append(markdown_table(HEADER, [[name, of.state, f"{of.seconds:.0f}"] for name, of in outcomes.items()]))
     for name, outcome in outcomes.items():
         if outcome.state == FAILED:
             end = outcome.text.rstrip().splitlines()[-KEPT_LINES:]
             lines += ["", f"**{name}**, failed:", "", "```text", *end, "```"]
         else:
-            shown = [line for line in outcome.text.splitlines() if line.startswith("|")] or outcome.text.splitlines()[
-                -3:
-            ]
-            lines += ["", f"**{name}**", "", *shown]
+            lines += ["", f"**{name}**", "", *_tables(outcome.text)]
     return "\n".join(lines)
+
+
+def _tables(text: str) -> list[str]:
+    """The tables of what a part printed, apart from one another, or its last lines."""
+    printed, shown = text.splitlines(), []
+    for before, line in pairwise(["", *printed]):
+        if line.startswith("|"):
+            shown += ["", line] if shown and not before.startswith("|") else [line]
+    return shown or printed[-SHOWN_LINES:]
 
 
 if __name__ == "__main__":

@@ -59,6 +59,13 @@ def test_one_that_fails_or_misses_a_package_ends_no_other(run):
     )
 
 
+def test_tables_stand_apart_and_a_model_that_did_not_run_is_a_failure(run):
+    status, _, report = run({"two": python("print('| a |'); print('between'); print('| b |'); print('| 2 |')")})
+    assert status == 0 and "| a |\n\n| b |\n| 2 |" in report
+    status, _, report = run({"comparison": python("print('| a |'); print('qwen3-vl-2b did not run: out of memory')")})
+    assert status == 1 and "qwen3-vl-2b did not run: out of memory" in report
+
+
 def test_one_that_hangs_is_ended_with_what_it_started(run, tmp_path):
     child = tmp_path / "child"
     code = f"""if True:
