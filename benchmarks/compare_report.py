@@ -28,7 +28,7 @@ def write_report(
     Writes `summary.json`, `tables.md` and, where matplotlib is installed, `figure.png`; with `readme` also the tables
     into that document, between the marks named "compare", the figure beside it as `compare.png`, and what was counted,
     between those named "counts"; with `short_readme` one short table, between the marks named "speed", and, where the
-    document has marks named "presets", how each preset stands to the best of its class. Rows that were counted and not
+    document has marks named "presets" and a preset and a rival of its class were measured, how each stands to the best. Rows that were counted and not
     measured are in the short table and among the counts alone.
 
     Returns:
@@ -58,8 +58,9 @@ def write_report(
             put_between_marks(readme, "counts", counts_table(summaries))
     if short_readme is not None:
         put_between_marks(short_readme, "speed", short_table(summaries))
-        if "<!-- presets begin -->" in short_readme.read_text():
-            put_between_marks(short_readme, "presets", ahead_table(summaries))
+        ahead = ahead_table(summaries)
+        if ahead and "<!-- presets begin -->" in short_readme.read_text():
+            put_between_marks(short_readme, "presets", ahead)
     (directory / "tables.md").write_text("\n\n".join(parts) + "\n")
     if not is_drawn:
         parts.append("No figure, as matplotlib is not installed." if rows else "")

@@ -60,7 +60,7 @@ def counts_table(summaries: dict) -> str:
 def ahead_table(summaries: dict) -> str:
     """
     Each preset over the best rival of its class, each column's own best: below 1 is ahead in time and cache, above 1 in
-    speed. Only of what was measured.
+    speed. Only of what was measured, and empty without that.
     """
     lines = []
     for billions, names in CLASSES.items():
@@ -77,4 +77,4 @@ def ahead_table(summaries: dict) -> str:
                 ratios = (of["ttft_over_floor"]["median"] / ttft, of["decode_over_floor"]["median"] / speed,
                           cache_bytes(of["facts"]) / cache)  # fmt: skip
                 lines.append([size, shown(name), *(f"{ratio:.2f}" for ratio in ratios)])
-    return markdown_table(AHEAD, lines)
+    return markdown_table(AHEAD, lines) if lines else ""
