@@ -28,8 +28,8 @@ def write_report(
     Writes `summary.json`, `tables.md` and, where matplotlib is installed, `figure.png`; with `readme` also the tables
     into that document, between the marks named "compare", the figure beside it as `compare.png`, and what was counted,
     between those named "counts"; with `short_readme` one short table, between the marks named "speed", and, where the
-    document has marks named "presets" and a preset and a rival of its class were measured, how each stands to the best. Rows that were counted and not
-    measured are in the short table and among the counts alone.
+    document has marks named "presets" and a preset and a rival of its class were measured, how presets stand to the
+    best of their class. Rows that were counted and not measured are in the short table and among the counts alone.
 
     Returns:
         `str`: the tables.
