@@ -17,6 +17,7 @@ export async function openRuntime(files, precision, wanted = null) {
   const onGraphics = wanted ? wanted === "webgpu" : !ONLY_WASM.includes(precision) && (await hasWebGpu());
   const { code, binary, providers } = onGraphics ? WEBGPU : WASM;
   const [ort, wasm] = await Promise.all([import(`../vendor/${code}`), files.bytes(`vendor/${binary}.wasm`)]);
+  ort.env.logLevel = "error"; // it warns of what WebGPU leaves to the processor, as it should
   ort.env.wasm.wasmPaths = { mjs: files.url(`vendor/${binary}.mjs`) };
   ort.env.wasm.wasmBinary = wasm.buffer;
   return { ort, providers };
