@@ -15,7 +15,10 @@ from pathlib import Path
 from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "MODEL_CARD.md", "SECURITY.md", "benchmarks/README.md", "demo/web/README.md")
+PAGES = (
+    *("CHANGELOG.md", "CONTRIBUTING.md", "MODEL_CARD.md", "SECURITY.md"),
+    *("benchmarks/README.md", "demo/web/README.md"),
+)
 PICTURES = ("benchmarks/compare.png",)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#:]+)(#[\w-]+)?\)")
 METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
