@@ -79,6 +79,7 @@ def test_answers_equal_the_models(phi):
     assert_alike(*phi)
 
 
+@pytest.mark.slow  # its threads stay in the process, where later tests fork
 def test_openvino_answers_alike(phi, phi_directory):
     pytest.importorskip("openvino", reason="needs the extra `openvino`")
     assert_alike(phi[0], OnnxFlashSloth.from_pretrained(phi_directory, threads=1, runtime="openvino"))
