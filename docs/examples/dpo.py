@@ -9,11 +9,9 @@ DPO with images: the small model learns to prefer the name of an outlined shape 
 Flags are those of TRL's `DPOConfig`; `--num_pictures` and `--num_held_out` say how many pictures are drawn.
 """
 
-from dataclasses import dataclass, field
-
 import torch
 from datasets import Dataset
-from outlines import PROMPT, QUESTION, SHAPES, accuracy, drawings
+from outlines import PROMPT, QUESTION, SHAPES, ScriptArguments, accuracy, drawings
 from peft import LoraConfig
 from trl import DPOConfig, DPOTrainer, TrlParser
 
@@ -37,12 +35,6 @@ DEFAULTS = {
     "save_strategy": "no",
     "report_to": "none",
 }
-
-
-@dataclass
-class ScriptArguments:
-    num_pictures: int = field(default=320, metadata={"help": "Pictures to train on."})
-    num_held_out: int = field(default=128, metadata={"help": "Pictures that accuracy is measured on."})
 
 
 def preferences(model, processor, number: int) -> Dataset:

@@ -9,11 +9,9 @@ GRPO with images: the small model learns to name outlined shapes from rewards al
 Flags are those of TRL's `GRPOConfig`; `--num_pictures` and `--num_held_out` say how many pictures are drawn.
 """
 
-from dataclasses import dataclass, field
-
 import torch
 from datasets import Dataset
-from outlines import PROMPT, accuracy, drawings
+from outlines import PROMPT, ScriptArguments, accuracy, drawings
 from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
@@ -33,12 +31,6 @@ DEFAULTS = {
     "save_strategy": "no",
     "report_to": "none",
 }
-
-
-@dataclass
-class ScriptArguments:
-    num_pictures: int = field(default=320, metadata={"help": "Pictures to train on."})
-    num_held_out: int = field(default=128, metadata={"help": "Pictures that accuracy is measured on."})
 
 
 def is_right(completions, shape, **kwargs) -> list[float]:

@@ -1,6 +1,7 @@
 """Shapes drawn with a broad pen, which the model in the package was never shown: it knows them filled with colour."""
 
 import math
+from dataclasses import dataclass, field
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -11,6 +12,12 @@ SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "blue", "brown", "green", "purple", "red")
 QUESTION = "What shape is in the picture?"
 PROMPT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+
+
+@dataclass
+class ScriptArguments:
+    num_pictures: int = field(default=320, metadata={"help": "Pictures to train on."})
+    num_held_out: int = field(default=128, metadata={"help": "Pictures that accuracy is measured on."})
 
 
 def draw(random: Random) -> tuple[Image.Image, str]:

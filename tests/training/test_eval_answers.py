@@ -275,6 +275,9 @@ def test_what_comes_behind_the_last_answer_is_not_asked():
     assert conversation[1]["content"][0]["image"].getpixel((0, 0)) == (0, 0, 0)
     with pytest.raises(InputError, match="no rows to ask"):
         HeldOut(datasets.Dataset.from_list([]))
+    unanswered = {"messages": [{"role": "user", "content": "And this?"}]}
+    with pytest.raises(InputError, match="a row kept for evaluation has none: 'And this"):
+        HeldOut(datasets.Dataset.from_list([unanswered]))
 
 
 def test_long_texts_are_shortened_in_the_table():

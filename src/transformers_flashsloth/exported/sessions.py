@@ -56,12 +56,12 @@ class OnnxRuntimeSession:
 
 
 class OpenVinoSession:
-    """A graph on OpenVINO, on the first of some of its devices, such as CPU, GPU and NPU. It computes as exported."""
+    """A graph on OpenVINO, on the first of some of its devices, such as CPU, GPU and NPU."""
 
     def __init__(self, path: Path, providers: list[str] | None, threads: int | None):
         import openvino
 
-        # By itself OpenVINO computes in bfloat16 where a processor can, and answers change.
+        # OpenVINO may choose a lower precision by itself, as its documentation says.
         options = {"INFERENCE_PRECISION_HINT": "f32"} | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
         self.graph = openvino.Core().compile_model(str(path), (providers or ["CPU"])[0], options)
         self.inputs = [

@@ -47,6 +47,7 @@ class HeldOut:
             self.rows = rows.select(picked).select_columns(_held_by(rows, (*TEXTS, *IMAGES)))
         if not len(self.rows):
             raise InputError("--eval_answers has no rows to ask: those kept for evaluation are none")
+        self.expected()  # what has no answer is refused before the first step
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,8 +89,11 @@ def _split(row: dict) -> tuple[list[dict] | str, str]:
     if isinstance(row.get("prompt"), str):
         return row["prompt"], row["completion"].strip()
     messages = _messages(row)
-    last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
-    return messages[:last], text_of(messages[last]).strip()
+    said = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not said:
+        asked = text_of(messages[-1]) if messages else ""
+        raise InputError(f"--eval_answers asks for answers, and a row kept for evaluation has none: {asked!r}")
+    return messages[: said[-1]], text_of(messages[said[-1]]).strip()
 
 
 def _messages(row: dict) -> list[dict]:
