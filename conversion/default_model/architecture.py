@@ -61,7 +61,7 @@ def model_config(tokenizer: PreTrainedTokenizerBase, **choices: object) -> Flash
 
 
 def attention_for(device: torch.device) -> str:
-    """The fastest attention for training the tower: on a CPU, SDPA's backward takes 1.6 times as long as eager's."""
+    """The fastest attention for training: on a CPU, SDPA's backward takes 1.6 times as long as eager's."""
     return "eager" if device.type == "cpu" else "sdpa"
 
 

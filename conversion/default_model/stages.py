@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from transformers_flashsloth import FlashSlothForConditionalGeneration
+from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
 
 from .features import FeatureBank, fingerprint
 from .grounding import attention_maps, grounding_loss, overlap_loss, recorded_scores
@@ -37,6 +37,8 @@ class Stage:
     """Share of the batches that are captions; the others are questions."""
     blindfolded: float = 0.0
     """Share of the batches of questions in which EmbQ is off, so that visual tokens must do."""
+    misled: float = 0.0
+    """Share of the batches of questions in which EmbQ reads another picture, so that visual tokens are believed."""
     losses: dict[str, float] = field(default_factory=dict)
     """Weights of the losses beside that of the answers: "grounding" and "overlap"."""
     windows: dict[int, float] = field(default_factory=lambda: {3: 1.0})
@@ -59,25 +61,34 @@ INSTRUCTION = Stage(
 class Draw:
     """The batches of a stage by number: batch 17 of a seed is always the same."""
 
-    def __init__(self, stage: Stage, bank: FeatureBank, encoder: RowEncoder, side: int, seed: int):
-        self.stage, self.bank, self.encoder, self.side, self.seed = stage, bank, encoder, side, seed
+    def __init__(self, stage: Stage, bank: FeatureBank, encoder: RowEncoder, config: FlashSlothConfig, seed: int):
+        self.stage, self.bank, self.encoder, self.seed = stage, bank, encoder, seed
+        self.side, self.window = config.patch_grid[0], config.window[0]
 
-    def __call__(self, index: int) -> tuple[Batch, Window, bool]:
-        """The batch, its pooling window, and whether EmbQ is on.
+    def __call__(self, index: int) -> tuple[Batch, Window, str]:
+        """The batch, its pooling window, and what EmbQ reads: "its own" picture, "another", or "none", being off.
 
         With captions it is off. Nothing is asked there, so that its gradient would be noise; Muon makes steps of one
         size of any gradient, and these would leave its attention on one token or another for good.
         """
         stage, random = self.stage, Random(f"{self.stage.name} {self.seed} {index}")
         window = random.choices(tuple(stage.windows), tuple(stage.windows.values()))[0]
-        tokens = (self.side // window) ** 2
         numbers = [random.randrange(self.bank.count) for _ in range(stage.rows)]
         scenes, patches = [self.bank.pictures[number] for number in numbers], self.bank[numbers]
         known = any(scene.owner is not None for scene in scenes)
         if random.random() < stage.captions and known:
-            return self.encoder.captions(scenes, patches, tokens, random), (window, window), False
-        batch = self.encoder.questions(scenes, patches, random.choice(TURNS), tokens, random)
-        return batch, (window, window), random.random() >= stage.blindfolded
+            batch = self.encoder.captions(scenes, patches, self.tokens(window), random)
+            return batch, (window, window), "none"
+        kinds = {"none": stage.blindfolded, "another": stage.misled}
+        reads = random.choices((*kinds, "its own"), (*kinds.values(), 1 - sum(kinds.values())))[0]
+        if reads == "another":  # few tokens would know too little to be believed
+            window = self.window
+        batch = self.encoder.questions(scenes, patches, random.choice(TURNS), self.tokens(window), random)
+        return batch, (window, window), reads
+
+    def tokens(self, window: int) -> int:
+        """Visual tokens of a picture pooled in windows of so many patches along."""
+        return (self.side // window) ** 2
 
 
 def run_stage(
@@ -110,7 +121,7 @@ def run_stage(
     else:
         budget.go_on_from(0, 0.0)
     encoder = RowEncoder(tokenizer, model.config.num_query_tokens)
-    draw = Draw(stage, bank, encoder, model.config.patch_grid[0], seed)
+    draw = Draw(stage, bank, encoder, model.config, seed)
 
     def save() -> None:
         trained = {name: value for name, value in model.state_dict().items() if "vision_tower" not in name}
@@ -125,9 +136,13 @@ def run_stage(
             batch = batch.to(device)
             with (
                 fast_products(device),
-                nullcontext() if reads else without_embq(model),
+                without_embq(model) if reads == "none" else nullcontext(),
             ):
-                losses = stage_losses(model, batch, images_of(model, batch.patches.to(model.dtype), window))
+                images = images_of(model, batch.patches.to(model.dtype), window)
+                if reads == "another":
+                    batch = batch._replace(grounding=None)
+                    images.last_hidden_state = images.last_hidden_state.roll(1, 0)
+                losses = stage_losses(model, batch, images)
             weighted = [stage.losses.get(name, 0.0) * loss for name, loss in losses.items() if name != "answers"]
             optimisers.step(sum(weighted, losses["answers"]), budget.factor(step))
             step += 1

@@ -28,7 +28,7 @@ from transformers_flashsloth import (
     FlashSlothProcessor,
 )
 
-from .architecture import initialise, model_config
+from .architecture import attention_for, initialise, model_config
 from .canvas import IMAGE_SIZE
 from .features import FeatureBank
 from .optimisation import Budget
@@ -58,7 +58,7 @@ def build_model(
 ) -> FlashSlothForConditionalGeneration:
     """The untrained default behind `tower`, a state dict; `choices` replace fields of its config."""
     model = FlashSlothForConditionalGeneration._from_config(
-        model_config(tokenizer, **choices), attn_implementation="sdpa"
+        model_config(tokenizer, **choices), attn_implementation=attention_for(device)
     )
     initialise(model)
     if tower is not None:

@@ -6,7 +6,8 @@ from random import Random
 import pytest
 import torch
 
-from conversion.default_model import train
+from conversion.default_model import stages, train
+from conversion.default_model.architecture import model_config
 from conversion.default_model.features import FeatureBank, fingerprint
 from conversion.default_model.optimisation import Budget
 from conversion.default_model.parts import images_of, pooled_images_of, without_embq
@@ -17,6 +18,8 @@ from tests.default_model.fakes import fake_easy_vqa, fake_glyphs
 
 CPU = torch.device("cpu")
 TOKENIZER = train.load_tokenizer(train.DEFAULT_CHECKPOINT)
+CONFIG = model_config(TOKENIZER)
+ZERO = torch.zeros((), requires_grad=True)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +40,7 @@ def bank_for(model, directory, count=6) -> FeatureBank:
 
 
 def draw_of(stage, bank) -> Draw:
-    return Draw(stage, bank, RowEncoder(TOKENIZER, 9), 12, 0)
+    return Draw(stage, bank, RowEncoder(TOKENIZER, 9), CONFIG, 0)
 
 
 def losses_of(model, batch) -> dict[str, torch.Tensor]:
@@ -71,13 +74,15 @@ def test_features_are_the_towers_and_filling_goes_on(tmp_path, monkeypatch):
 
 def test_batches_are_the_same_again_and_as_the_stage_says(tmp_path):
     bank = bank_for(model(), tmp_path)
-    draw = draw_of(replace(INSTRUCTION, rows=3, captions=0.5, blindfolded=0.5, windows={2: 1.0, 6: 1.0}), bank)
-    drawn = [draw(index) for index in range(30)]
+    stage = replace(INSTRUCTION, rows=3, captions=0.5, blindfolded=0.3, misled=0.3, windows={2: 1.0, 6: 1.0})
+    draw = draw_of(stage, bank)
+    drawn = [draw(index) for index in range(40)]
     assert torch.equal(drawn[7][0].input_ids, draw(7)[0].input_ids)
-    assert {window for _, window, _ in drawn} == {(2, 2), (6, 6)}
+    assert {window for _, window, reads in drawn if reads != "another"} == {(2, 2), (6, 6)}
+    assert {window for _, window, reads in drawn if reads == "another"} == {(3, 3)}, "the model's own"
     assert {batch.grounding is None for batch, _, _ in drawn} == {True, False}
-    assert {reads for batch, _, reads in drawn if batch.grounding is not None} == {True, False}
-    assert not any(reads for batch, _, reads in drawn if batch.grounding is None), "captions ask nothing"
+    assert {reads for batch, _, reads in drawn if batch.grounding is not None} == {"its own", "another", "none"}
+    assert {reads for batch, _, reads in drawn if batch.grounding is None} == {"none"}, "captions ask nothing"
     for batch, window, _ in drawn:
         assert ((batch.input_ids == draw.encoder.image[0]).sum(1) == (12 // window[0]) ** 2).all()
     assert all(draw_of(replace(ALIGNMENT, rows=3), bank)(index)[0].grounding is None for index in range(5))
@@ -143,6 +148,25 @@ def test_without_embq_patches_are_not_read(tmp_path):
     losses["answers"].backward()
     assert whole.model.embq.up_proj.weight.grad is None
     assert set(losses_of(whole, batch)) == {"answers", "grounding", "overlap"}
+
+
+def test_misled_embq_reads_another_picture_and_is_not_told_where_to_look(tmp_path, monkeypatch):
+    """Each row's visual tokens are its own picture's, what EmbQ reads another's, and nothing is said of its maps."""
+    whole = model()
+    bank = bank_for(whole, tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        stages, "stage_losses", lambda model, batch, images: seen.append((batch, images)) or {"answers": ZERO.clone()}
+    )
+    monkeypatch.setattr(stages.Optimisers, "step", lambda *args: None)
+    stage = replace(INSTRUCTION, rows=3, captions=0.0, blindfolded=0.0, misled=1.0)
+    run_stage(stage, whole, bank, TOKENIZER, tmp_path / "stage.pt", Budget(steps=1), 0)
+    ((batch, images),) = seen
+    own = images_of(whole, batch.patches.float(), whole.config.window)
+    torch.testing.assert_close(images.pooler_output.float(), own.pooler_output, rtol=0.1, atol=0.1)
+    for row in range(3):
+        assert torch.equal(images.last_hidden_state[row], batch.patches[row - 1].float())
+    assert batch.grounding is None
 
 
 def test_alignment_leaves_embq_as_it_was(tmp_path):
