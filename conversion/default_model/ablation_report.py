@@ -56,7 +56,7 @@ def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
         )
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        f"{rows}\n\n{len(full)} seeds; {size.alignment:,} batches of captions, {size.instruction:,} of conversations; "
+        f"{rows}\n\n{len(full)} seeds; {size.alignment:,} batches of alignment, {size.instruction:,} of instruction; "
         f"{size.pictures:,} pictures; {size.questions:,} questions a family; ± is half of a 95 % interval over seeds."
     )
 

@@ -45,9 +45,9 @@ class Size:
     """How much each run trains and answers."""
 
     pictures: int = 30_000
-    alignment: int = 500
+    alignment: int = 600
     """Batches of stage 1."""
-    instruction: int = 1200
+    instruction: int = 500
     """Batches of stage 2."""
     questions: int = 300
     """Of each family."""
