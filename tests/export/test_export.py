@@ -37,9 +37,9 @@ DECODERS = {
 }
 
 
-def exported(model, directory, window=None) -> OnnxFlashSloth:
+def exported(model, directory, windows=None) -> OnnxFlashSloth:
     directory.mkdir(exist_ok=True)
-    writing.write_graphs(model, window or model.config.window, directory)
+    writing.write_graphs(model, windows or {model.config.tokens_per_view: model.config.window}, directory)
     return OnnxFlashSloth.from_pretrained(directory, threads=1)
 
 
@@ -120,7 +120,7 @@ def test_embq_is_in_the_graph(phi):
 def test_images_that_do_not_match_are_refused(phi):
     model, other = phi
     inputs = inputs_of(model, QUESTIONS[0])
-    with pytest.raises(ValueError, match=r"1 images of 4 tokens each, and \[3\] placeholders a row"):
+    with pytest.raises(ValueError, match=r"1 images of 1 views each, and \[3\] placeholders a row; .* for 4 visual tokens"):
         ids = inputs["input_ids"].clone()
         ids[0, (ids[0] == IMAGE).nonzero()[0]] = 9
         other.generate(input_ids=ids, pixel_values=inputs["pixel_values"], max_new_tokens=2)
@@ -143,7 +143,7 @@ def test_a_size_that_was_fixed_is_not_written(phi, monkeypatch):
     model, _ = phi
     monkeypatch.setattr(tracing, "Dim", type("Fixed", (), {"AUTO": None}))
     with pytest.raises(RuntimeError, match=r"`pixel_values` was traced for .*, but images, views must be dynamic"):
-        tracing.trace_image_encoder(model, model.config.window)
+        tracing.trace_image_encoder(model, {4: model.config.window})
 
 
 def assert_explained_alike(model, other):
@@ -178,7 +178,7 @@ def test_what_is_no_export_is_said(phi, tmp_path):
     with pytest.raises(ValueError, match=r"is no exported checkpoint, which has a export.json"):
         read_manifest(tmp_path)
     (tmp_path / MANIFEST).write_text(json.dumps({"version": 99, "files": []}))
-    with pytest.raises(ValueError, match="was exported in version 99, this package reads up to 1"):
+    with pytest.raises(ValueError, match="was exported in version 99, this package reads up to 2"):
         read_manifest(tmp_path)
     (tmp_path / MANIFEST).write_text(json.dumps({"version": 1, "files": ["decoder.onnx"]}))
     with pytest.raises(ValueError, match=r"lacks decoder.onnx, which its export.json names"):
@@ -230,18 +230,18 @@ def test_ask_opens_an_export(whole, tiny_checkpoint, tmp_path, capsys):
 
 
 def test_nothing_is_left_of_an_export_that_differs(tiny_checkpoint, tmp_path, monkeypatch):
-    def wrong(model, window, directory, *args):
+    def wrong(model, windows, directory, *args):
         with torch.no_grad():
             model.lm_head.weight.mul_(-1)
         try:
-            return write(model, window, directory, *args)
+            return write(model, windows, directory, *args)
         finally:
             with torch.no_grad():
                 model.lm_head.weight.mul_(-1)
 
     write = writing.write_graphs
     monkeypatch.setattr(writing, "write_graphs", wrong)
-    with pytest.raises(InputError, match=r"only \d+ of \d+ answers in fp32 equal those of the model"):
+    with pytest.raises(InputError, match=r"only \d+ of \d+ answers in fp32, with 1 visual tokens a view, equal those of the model"):
         writing.export_checkpoint(str(tiny_checkpoint), tmp_path / "exported")
     assert not list(tmp_path.iterdir())
 

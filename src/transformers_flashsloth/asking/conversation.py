@@ -27,7 +27,7 @@ from ..checkpoints.opening import (
     usable_device,
 )
 from ..exported.manifest import is_exported, read_manifest
-from ..exported.opening import check_options, check_window, open_exported
+from ..exported.opening import check_options, check_visual_tokens, open_exported
 from ..model.image_inputs import flatten
 from ..model.image_processing_flashsloth import FlashSlothImageProcessor
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
@@ -108,7 +108,7 @@ class Conversation:
         if visual_tokens is not None:
             self.processor_kwargs["pooling_window"] = window_of(visual_tokens, self.processor)
             if self.is_exported:
-                check_window(self.checkpoint, self.processor_kwargs["pooling_window"])
+                check_visual_tokens(self.checkpoint, visual_tokens)
         self._decode_videos(num_frames)
         self.max_new_tokens = max_new_tokens
         self.messages = []

@@ -1,7 +1,7 @@
 """Answers of an export against those of the model that it was made of."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 
 import torch
@@ -46,35 +46,50 @@ def check_answers(
     say: Callable[[str], None] = lambda text: None,
 ) -> float:
     """
-    Holds greedy tokens of the export against the model's, in base and, where the context has room, in high definition,
-    and returns the share of prompts that have the same.
+    Holds greedy tokens of the export against the model's: in its first window in base and, where the context has room,
+    in high definition, and in each further window about images in base. Returns the least share of a window's prompts
+    that have the same.
 
     Raises:
         InputError: if it is below `LEAST_EQUAL`.
     """
-    equal = count = 0
-    for image_hd in (False, True):
-        for messages in conversations():
-            inputs = processor.apply_chat_template(
-                messages,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                processor_kwargs={"image_hd": image_hd},
+    shares = []
+    for number, (tokens, window) in enumerate(exported.windows.items()):
+        options = {"pooling_window": list(window)}
+        kinds = [{"image_hd": True}, {"image_hd": False}] if number == 0 else [{"image_hd": False}]
+        equal = [
+            _answers_alike(model, exported, inputs)
+            for kind in kinds
+            for inputs in _prompts(model, processor, options | kind)
+            if "pixel_values" in inputs or (number == 0 and not kind["image_hd"])
+        ]
+        say(f"with {tokens} visual tokens a view {sum(equal)} of {len(equal)} answers equal PyTorch's")
+        if not equal:
+            raise InputError("no example fits into the model's context, so nothing shows that the export is right")
+        shares.append(sum(equal) / len(equal))
+        if shares[-1] < LEAST_EQUAL[precision]:
+            raise InputError(
+                f"only {sum(equal)} of {len(equal)} answers in {precision}, with {tokens} visual tokens a view, equal "
+                f"those of the model, where at least {LEAST_EQUAL[precision]:.0%} must: export it in a wider precision"
             )
-            too_long = inputs["input_ids"].shape[1] + NEW_TOKENS > model.config.text_config.max_position_embeddings
-            if too_long or (image_hd and "pixel_values" not in inputs):
-                continue
-            options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-            count += 1
-            equal += torch.equal(model.generate(**inputs, **options), exported.generate(**inputs, **options))
-    say(f"{equal} of {count} answers equal PyTorch's")
-    if not count:
-        raise InputError("no example fits into the model's context, so nothing shows that the export is right")
-    if equal / count < LEAST_EQUAL[precision]:
-        raise InputError(
-            f"only {equal} of {count} answers in {precision} equal those of the model, where at least "
-            f"{LEAST_EQUAL[precision]:.0%} must: export it in a wider precision"
+    return min(shares)
+
+
+def _prompts(model: FlashSlothForConditionalGeneration, processor: ProcessorMixin, options: dict) -> Iterator[dict]:
+    """The conversations as the model takes them; without those that its context has no room for."""
+    for messages in conversations():
+        inputs = processor.apply_chat_template(
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=options,
         )
-    return equal / count
+        if inputs["input_ids"].shape[1] + NEW_TOKENS <= model.config.text_config.max_position_embeddings:
+            yield inputs
+
+
+def _answers_alike(model: FlashSlothForConditionalGeneration, exported: OnnxFlashSloth, inputs: dict) -> bool:
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    return torch.equal(model.generate(**inputs, **options), exported.generate(**inputs, **options))

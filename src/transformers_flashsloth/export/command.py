@@ -27,7 +27,13 @@ def export(arguments: list[str], prog: str) -> int:
         "--model", default=DEFAULT_CHECKPOINT, metavar="PATH_OR_HUB_ID", help="(default: the one in the package)"
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: %(default)s)")
-    parser.add_argument("--visual-tokens", type=positive, metavar="N", help="of a view (default: as the model says)")
+    parser.add_argument(
+        "--visual-tokens",
+        type=positive,
+        metavar="N",
+        help="the only number of tokens of a view that the export shall know (default: the model's own and, where its "
+        "config lists `pooling_windows`, those of each, of which every question then chooses one)",
+    )
     options = parser.parse_args(arguments)
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise InputError(f"exporting needs {', '.join(missing)}: pip install 'transformers-flashsloth[export]'")
@@ -44,5 +50,9 @@ def export(arguments: list[str], prog: str) -> int:
             say=lambda text: sys.stderr.write(f"{text}\n"),
         )
     size = sum((options.output / name).stat().st_size for name in manifest["files"])
-    sys.stdout.write(f"Wrote {size / 1e6:.1f} MB of graphs in {manifest['precision']} to {options.output}.\n")
+    numbers = ", ".join(str(one["visual_tokens"]) for one in manifest["windows"])
+    sys.stdout.write(
+        f"Wrote {size / 1e6:.1f} MB of graphs in {manifest['precision']} to {options.output}, for {numbers} visual "
+        "tokens a view.\n"
+    )
     return 0

@@ -8,6 +8,7 @@ A client only keeps ids, keys, values and encoded images.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import nn
@@ -22,30 +23,39 @@ from ..model.question_spans import QuerySpans, find_query_spans
 
 class ImageEncoder(nn.Module):
     """
-    Images to what the decoder reads of them.
+    Images to what the decoder reads of them. Whatever has weights runs once, as a graph holds those of each run apart.
 
     Args:
         model ([`FlashSlothForConditionalGeneration`]): in evaluation mode.
-        window (`tuple[int, int]`): in which patches are pooled, one of `config.windows`.
+        windows (`list[tuple[int, int]]`): in which patches are pooled, of `config.windows`.
     """
 
-    def __init__(self, model: FlashSlothForConditionalGeneration, window: tuple[int, int]):
+    def __init__(self, model: FlashSlothForConditionalGeneration, windows: list[tuple[int, int]]):
         super().__init__()
-        self.model, self.window = model.model, window
+        self.model, self.windows = model.model, windows
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """
-        Pixels `(N, V, 3, H, W)` to visual tokens `(N, V*T, D)`, un-pooled patches `(N, V*P, Dv)`, and the share of each
-        patch in its window, `(N, V*P)`, as [`FlashSlothExplanation`] has it.
+        Pixels `(N, V, 3, H, W)` to visual tokens of the first window `(N, V*T, D)`, un-pooled patches `(N, V*P, Dv)`,
+        and the share of each patch in its window, `(N, V*P)`, as [`FlashSlothExplanation`] has it; then the tokens and
+        shares of each further window.
         """
-        pooling = self.model.multi_modal_projector.pooling
-        with _noted([pooling], "weights") as noted:
-            images = self.model.get_image_features(pixel_values, pooling_window=self.window, return_dict=True)
-        patches = images.last_hidden_state
+        projector, num_views = self.model.multi_modal_projector, pixel_values.shape[1]
+        rows, columns = self.model.config.patch_grid
+        patches = self.model.get_image_features(pixel_values, return_dict=True).last_hidden_state  # (N, V*P, Dv)
+        views = patches.reshape(-1, rows * columns, patches.shape[-1])  # (N*V, P, Dv)
+        with _noted([projector.pooling], "weights") as noted:
+            pooled = [projector.pooling(views, window) for window in self.windows]  # (N*V, T, Dv) each
         if not noted:  # an average, which needs none
-            rows, columns = self.model.config.patch_grid
-            noted.append(pooling.weights(patches.reshape(-1, rows * columns, patches.shape[-1]), self.window))
-        return images.pooler_output, patches, noted[0].reshape(patches.shape[:2])
+            noted = [projector.pooling.weights(views, window) for window in self.windows]
+        counts = [part.shape[1] for part in pooled]
+        tokens = projector.project(torch.cat(pooled, dim=1)).unflatten(0, (-1, num_views))  # (N, V, all T, D)
+        outputs = [
+            (own.flatten(1, 2), shares.reshape(patches.shape[:2]))
+            for own, shares in zip(tokens.split(counts, dim=2), noted, strict=True)
+        ]
+        (first, weights), *others = outputs
+        return first, patches, weights, *chain(*others)
 
 
 class Decoder(nn.Module):

@@ -1,13 +1,17 @@
 """The graphs of a model, traced with transformers' own exporter, and held to be as dynamic as they have to be."""
 
+from functools import partial
+from itertools import chain
+
 import torch
 from onnx_ir import Model
+from onnxscript import optimizer
 from torch import nn
 from torch.export import Dim
 from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
-from ..exported.manifest import POOLING_WEIGHTS, QUERY_ATTENTION
+from ..exported.manifest import IMAGE_FEATURES, IMAGE_TOKENS, QUERY_ATTENTION, outputs_of
 from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.prompt_memory import CACHE
@@ -18,20 +22,26 @@ from .quiet import quietly
 ROWS, VIEWS, CACHED, QUESTION, PADDING = 2, 3, 7, 5, 2
 
 
-def trace_image_encoder(model: FlashSlothForConditionalGeneration, window: tuple[int, int]) -> Model:
-    """`pixel_values` `(images, views, 3, H, W)` to `image_tokens`, `image_features` and `pooling_weights`."""
+def trace_image_encoder(model: FlashSlothForConditionalGeneration, windows: dict[int, tuple[int, int]]) -> Model:
+    """
+    `pixel_values` `(images, views, 3, H, W)` to `image_tokens`, `image_features` and `pooling_weights` of the first
+    window, and what `outputs_of` names for each other one; `windows` are by the tokens that they leave of a view.
+    """
     pixels = torch.randn(ROWS + 1, VIEWS, 3, *model.config.view_size, dtype=model.dtype)
-    return _trace(
-        ImageEncoder(model, window),
+    first, *others = [
+        [(tokens, ("images", tokens)), (weights, ("images", "image_patches"))]
+        for tokens, weights in map(partial(outputs_of, windows), windows)
+    ]
+    graph = _trace(
+        ImageEncoder(model, list(windows.values())),
         {"pixel_values": pixels},
         {"pixel_values": {0: Dim.AUTO, 1: Dim.AUTO}},
         [("pixel_values", ("images", "views"))],
-        [
-            ("image_tokens", ("images", "image_tokens")),
-            ("image_features", ("images", "image_patches")),
-            (POOLING_WEIGHTS, ("images", "image_patches")),
-        ],
+        [first[0], (IMAGE_FEATURES, ("images", "image_patches")), first[1], *chain(*others)],
     )
+    with quietly():  # scores of patches, which the exporter found to be the same for all windows, become one product
+        optimizer.optimize(graph)
+    return graph
 
 
 def trace_decoder(model: FlashSlothForConditionalGeneration) -> Model:
@@ -48,8 +58,8 @@ def trace_decoder(model: FlashSlothForConditionalGeneration) -> Model:
         [
             ("input_ids", along),
             ("attention_mask", along),
-            ("image_tokens", ("images", "image_tokens")),
-            ("image_features", ("images", "image_patches")),
+            (IMAGE_TOKENS, ("images", "image_tokens")),
+            (IMAGE_FEATURES, ("images", "image_patches")),
             *[(f"past_key_values.{name}", ("rows", None, "cached")) for name in names],
         ],
         [("logits", ("rows",)), *[(f"present.{name}", ("rows", None, "length")) for name in names], *looked],

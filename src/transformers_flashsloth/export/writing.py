@@ -10,7 +10,9 @@ from ..checkpoints.opening import InputError, open_model, open_processor
 from ..checkpoints.written_aside import check_is_new, written_aside
 from ..exported.manifest import DECODER, IMAGE_ENCODER, MANIFEST, VERSION
 from ..exported.onnx_flashsloth import OnnxFlashSloth
+from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
+from ..model.vision_towers import as_pair
 from .checking import check_answers
 from .precisions import PRECISIONS
 from .quiet import quietly
@@ -35,7 +37,8 @@ def export_checkpoint(
         checkpoint (`str`): a directory.
         output (`Path`): must not exist.
         precision (`str`): one of `PRECISIONS`.
-        visual_tokens (`int`, *optional*): of a view; by default as the model says.
+        visual_tokens (`int`, *optional*): of a view, the only number that the export then knows; by default the model's
+            own and those of the windows that its config lists.
         say (`Callable`): is told what is being done.
 
     Returns:
@@ -49,25 +52,34 @@ def export_checkpoint(
         raise InputError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     check_is_new(output)
     model, processor = open_model(checkpoint, dtype="float32"), open_processor(checkpoint)
-    windows = model.config.windows
-    window = windows.get(visual_tokens or model.config.tokens_per_view)
-    if window is None:
-        raise InputError(
-            f"a view cannot become {visual_tokens} visual tokens; the model's patches make "
-            f"{', '.join(map(str, sorted(windows)))}"
-        )
-    processor.pooling_window = list(window)
+    windows = _windows(model.config, visual_tokens)
+    processor.pooling_window = list(next(iter(windows.values())))
     with written_aside(output, 2 * sum(value.nbytes for value in model.state_dict().values())) as directory:
-        manifest = write_graphs(model, window, directory, precision, say)
+        manifest = write_graphs(model, windows, directory, precision, say)
         processor.save_pretrained(directory)
         say("comparing answers with PyTorch")
         check_answers(model, OnnxFlashSloth.from_pretrained(directory), processor, precision, say)
     return manifest
 
 
+def _windows(config: FlashSlothConfig, visual_tokens: int | None) -> dict[int, tuple[int, int]]:
+    """The windows to export by the tokens that they leave of a view, what a prompt has by default first."""
+    known = config.windows
+    if visual_tokens is None:
+        listed = [as_pair(window) for window in config.pooling_windows or []]
+        others = {tokens: window for tokens, window in sorted(known.items()) if window in listed}
+        return {config.tokens_per_view: config.window} | others
+    if visual_tokens not in known:
+        raise InputError(
+            f"a view cannot become {visual_tokens} visual tokens; the model's patches make "
+            f"{', '.join(map(str, sorted(known)))}"
+        )
+    return {visual_tokens: known[visual_tokens]}
+
+
 def write_graphs(
     model: FlashSlothForConditionalGeneration,
-    window: tuple[int, int],
+    windows: dict[int, tuple[int, int]],
     directory: Path,
     precision: str = "fp32",
     say: Callable[[str], None] = lambda text: None,
@@ -77,7 +89,8 @@ def write_graphs(
 
     Args:
         model ([`FlashSlothForConditionalGeneration`]): in evaluation mode and float32, on the CPU.
-        window (`tuple[int, int]`): in which images are pooled.
+        windows (`dict[int, tuple[int, int]]`): in which images are pooled, by the tokens that they leave of a view, the
+            default first.
         directory (`Path`): exists.
         precision (`str`): one of `PRECISIONS`.
         say (`Callable`): is told what is being done.
@@ -85,7 +98,7 @@ def write_graphs(
     Returns:
         the manifest.
     """
-    graphs = {IMAGE_ENCODER: lambda: trace_image_encoder(model, window), DECODER: lambda: trace_decoder(model)}
+    graphs = {IMAGE_ENCODER: lambda: trace_image_encoder(model, windows), DECODER: lambda: trace_decoder(model)}
     for name, trace in graphs.items():
         say(f"tracing {name}")
         _save(trace(), directory / name)
@@ -97,9 +110,10 @@ def write_graphs(
     model.generation_config.save_pretrained(directory)
     files = sorted(file.name for file in directory.glob("*.onnx*"))
     manifest = {
-        "version": VERSION,
+        "version": VERSION if len(windows) > 1 else 1,
         "precision": precision,
-        "pooling_window": list(window),
+        "pooling_window": list(next(iter(windows.values()))),
+        "windows": [{"visual_tokens": tokens, "window": list(window)} for tokens, window in windows.items()],
         "explains": True,
         "files": files,
     }

@@ -12,7 +12,16 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.explanation_flashsloth import FlashSlothExplanation
 from ..model.prompt_memory import CACHE, one_cache
-from .manifest import DECODER, IMAGE_ENCODER, QUERY_ATTENTION, read_manifest
+from .manifest import (
+    DECODER,
+    IMAGE_ENCODER,
+    IMAGE_FEATURES,
+    IMAGE_TOKENS,
+    QUERY_ATTENTION,
+    exported_windows,
+    outputs_of,
+    read_manifest,
+)
 from .sessions import Session, open_sessions
 
 
@@ -52,6 +61,9 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
     Attributes:
         config ([`FlashSlothConfig`]): of the model that was exported.
         manifest (`dict`): what was exported, and how.
+        windows (`dict[int, tuple[int, int]]`): the windows that images can be pooled in, by the tokens that they leave
+            of a view, the default first. A call has one of them: the placeholders of its prompts say which, as a
+            processor's `pooling_window` made them.
     """
 
     config_class = FlashSlothConfig
@@ -69,6 +81,7 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.encoder, self.decoder, self.manifest = encoder, decoder, manifest
         self.generation_config = generation_config
+        self.windows = exported_windows(manifest, config)
         self.dtypes = {name: dtype for name, dtype, _ in (*encoder.inputs, *decoder.inputs)}
         self.shapes = {name: shape for name, _, shape in decoder.inputs}
 
@@ -114,17 +127,30 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         """Itself: it has no weights of PyTorch that could be moved."""
         return self
 
-    def encode(self, pixel_values: torch.Tensor, rows: list[int]) -> EncodedImages:
+    def encode(self, pixel_values: torch.Tensor, rows: list[int], visual_tokens: int | None = None) -> EncodedImages:
         """
         Encodes images once, for many prompts.
 
         Args:
             pixel_values (`torch.Tensor`): `(N, V, 3, H, W)`.
             rows (`list[int]`): how many of the N images each row of the prompts has.
+            visual_tokens (`int`, *optional*): T, tokens of a view, a key of `windows`; by default the first.
+
+        Raises:
+            ValueError: if the export has no such number.
         """
-        outputs = self.encoder.run(None, {"pixel_values": self._array("pixel_values", pixel_values)})
+        visual_tokens = next(iter(self.windows)) if visual_tokens is None else visual_tokens
+        if visual_tokens not in self.windows:
+            raise ValueError(f"There are no {visual_tokens} visual tokens a view here: {self._numbers()}")
+        tokens, weights = outputs_of(self.windows, visual_tokens)
+        names = [tokens, IMAGE_FEATURES, *({weights} & {*self.encoder.outputs})]  # the oldest exports have no weights
+        outputs = self.encoder.run(names, {"pixel_values": self._array("pixel_values", pixel_values)})
         tokens, features, *weights = outputs
         return EncodedImages(tokens, features, rows, *weights)
+
+    def _numbers(self) -> str:
+        numbers = ", ".join(map(str, self.windows))
+        return f"this was exported for {numbers} visual tokens a view, the same for all images of a call."
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, *args, pixel_values: torch.Tensor | None = None, **kwargs):
@@ -134,7 +160,7 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         answered, so that two of nearly one score may change places.
 
         Raises:
-            ValueError: if images and placeholders do not match.
+            ValueError: if images and placeholders do not match, or say another window than those of the export.
         """
         if inputs is not None:
             kwargs.setdefault("input_ids", inputs)
@@ -155,7 +181,8 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         alone, `(N, 1, Q, V, rows, columns)`.
 
         Raises:
-            ValueError: if images and placeholders do not match, or the export was made before exports explained.
+            ValueError: if images and placeholders do not match or say another window than those of the export, or it was
+                made before exports explained.
         """
         if not self.manifest.get("explains"):
             raise ValueError("This was exported before exports explained what they answer: export it anew.")
@@ -175,17 +202,17 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         if pixel_values is None:
             if any(counts):
                 raise ValueError(f"The prompt has {sum(counts)} image placeholders and no image: pass `pixel_values`.")
-            widths = self.shapes["image_tokens"][2], self.shapes["image_features"][2]
+            widths = self.shapes[IMAGE_TOKENS][2], self.shapes[IMAGE_FEATURES][2]
             return EncodedImages(*(np.zeros((1, 1, width), np.float32) for width in widths), [0] * len(counts))
-        window = tuple(self.manifest["pooling_window"])
-        tokens = next(tokens for tokens, known in self.config.windows.items() if known == window)
-        per_image = tokens * pixel_values.shape[1]
-        if any(count % per_image for count in counts) or sum(counts) != per_image * len(pixel_values):
+        num_images, num_views = pixel_values.shape[:2]
+        of_image = {num_views * tokens: tokens for tokens in self.windows}
+        per_image = sum(counts) // max(num_images, 1)
+        if per_image not in of_image or sum(counts) != per_image * num_images or any(n % per_image for n in counts):
             raise ValueError(
-                f"Images and placeholders do not match: {len(pixel_values)} images of {per_image} tokens each, and "
-                f"{counts} placeholders a row. This checkpoint was exported for a `pooling_window` of {list(window)}."
+                f"Images and placeholders do not match: {num_images} images of {num_views} views each, and {counts} "
+                f"placeholders a row; {self._numbers()}"
             )
-        return self.encode(pixel_values, [count // per_image for count in counts])
+        return self.encode(pixel_values, [count // per_image for count in counts], of_image[per_image])
 
     def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs) -> dict:
         """All ids so far: the graph counts placeholders and finds questions in them; the cache says which are new."""
@@ -231,7 +258,7 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         past = cache.get_seq_length()
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         tokens, features = images.of_rows(input_ids.shape[0])
-        feed = {"input_ids": input_ids, "attention_mask": mask, "image_tokens": tokens, "image_features": features}
+        feed = {"input_ids": input_ids, "attention_mask": mask, IMAGE_TOKENS: tokens, IMAGE_FEATURES: features}
         for name in list(self.shapes)[len(feed) :]:
             _, layer, part = name.split(".")
             _, heads, _, width = self.shapes[name]

@@ -1,7 +1,8 @@
 """Opens an exported checkpoint for a user, with one sentence where that cannot be."""
 
 from ..checkpoints.opening import InputError
-from .manifest import read_manifest
+from ..model.configuration_flashsloth import FlashSlothConfig
+from .manifest import exported_windows, read_manifest
 from .onnx_flashsloth import OnnxFlashSloth
 
 
@@ -20,11 +21,11 @@ def check_options(directory: str, options: dict[str, str | None]) -> None:
         raise InputError(f"{directory!r} was exported in {precision}, for ONNX Runtime: leave `{given[0]}` out")
 
 
-def check_window(directory: str, window: list[int]) -> None:
-    """Raises InputError for another window than the one that images are pooled in."""
-    exported = read_manifest(directory)["pooling_window"]
-    if window != exported:
+def check_visual_tokens(directory: str, visual_tokens: int) -> None:
+    """Raises InputError for a number of tokens of a view that is none of those that it was exported for."""
+    windows = exported_windows(read_manifest(directory), FlashSlothConfig.from_pretrained(directory))
+    if visual_tokens not in windows:
         raise InputError(
-            f"{directory!r} was exported for windows of {exported[0]} x {exported[1]} patches, not {window[0]} x "
-            f"{window[1]}: export it again with `--visual-tokens`"
+            f"{directory!r} was exported for {', '.join(map(str, windows))} visual tokens a view, not {visual_tokens}: "
+            "choose among these, or export it again with `--visual-tokens`"
         )
