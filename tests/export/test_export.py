@@ -120,7 +120,7 @@ def test_embq_is_in_the_graph(phi):
 def test_images_that_do_not_match_are_refused(phi):
     model, other = phi
     inputs = inputs_of(model, QUESTIONS[0])
-    with pytest.raises(ValueError, match=r"1 images of 1 views each, and \[3\] placeholders a row; .* for 4 visual tokens"):
+    with pytest.raises(ValueError, match=r"1 images of 1 views each, and \[3\] placeholders .* for 4 visual"):
         ids = inputs["input_ids"].clone()
         ids[0, (ids[0] == IMAGE).nonzero()[0]] = 9
         other.generate(input_ids=ids, pixel_values=inputs["pixel_values"], max_new_tokens=2)
@@ -241,7 +241,7 @@ def test_nothing_is_left_of_an_export_that_differs(tiny_checkpoint, tmp_path, mo
 
     write = writing.write_graphs
     monkeypatch.setattr(writing, "write_graphs", wrong)
-    with pytest.raises(InputError, match=r"only \d+ of \d+ answers in fp32, with 1 visual tokens a view, equal those of the model"):
+    with pytest.raises(InputError, match=r"only \d+ of \d+ answers in fp32, with 1 visual tokens a view, equal those"):
         writing.export_checkpoint(str(tiny_checkpoint), tmp_path / "exported")
     assert not list(tmp_path.iterdir())
 

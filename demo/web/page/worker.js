@@ -12,10 +12,11 @@ const images = new Map(); // by the numbers that the page gave them: promises of
 let model, stopped;
 
 const calls = {
-  /** Opens the model; `backend` is "wasm", "webgpu" or null. */
+  /** Opens the model; `backend` is "wasm", "webgpu" or null. Returns what visitors can choose of it. */
   async open({ backend }) {
     model = openModel(backend);
-    await model;
+    const { visualTokens, numViews } = await model;
+    return { visualTokens, numViews };
   },
 
   /** Reads an image and begins to encode it; returns a small copy to show. */
@@ -32,7 +33,7 @@ const calls = {
   },
 
   /** Answers, with what the model looked at; `numbers` are the images of the messages, in reading order. */
-  async answer({ messages, numbers }, post) {
+  async answer({ messages, numbers, visualTokens }, post) {
     stopped = false;
     const opened = await model;
     const encoded = await Promise.all(numbers.map((number) => images.get(number)));
@@ -40,7 +41,7 @@ const calls = {
       post(text);
       await new Promise((resolve) => setTimeout(resolve)); // `stop` may be waiting
       return !stopped;
-    });
+    }, visualTokens);
   },
 
   stop() {

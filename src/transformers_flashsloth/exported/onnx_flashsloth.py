@@ -181,8 +181,8 @@ class OnnxFlashSloth(PreTrainedModel, GenerationMixin):
         alone, `(N, 1, Q, V, rows, columns)`.
 
         Raises:
-            ValueError: if images and placeholders do not match or say another window than those of the export, or it was
-                made before exports explained.
+            ValueError: if images and placeholders do not match, or say another window than those of the export, or it
+                was made before exports explained.
         """
         if not self.manifest.get("explains"):
             raise ValueError("This was exported before exports explained what they answer: export it anew.")

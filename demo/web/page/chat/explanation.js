@@ -10,11 +10,12 @@ const STRENGTH = 0.6;
 /**
  * Something to open, which draws when it is opened.
  *
- * @param {{grid: [number, number], pooling: Float32Array[], queries: Float32Array[][]}} looked
+ * @param {{grid: [number, number], tokens: number, pooling: Float32Array[], queries: Float32Array[][]}} looked
  * @param {{preview: ImageBitmap, label: string}[]} images of the conversation so far.
+ * @param {string} note stands behind the question that is opened, if it says something.
  */
-export function explanationOf(looked, images) {
-  const summary = element("summary", { textContent: "What did it look at?" });
+export function explanationOf(looked, images, note) {
+  const summary = element("summary", { textContent: `What did it look at?${note && ` (${note})`}` });
   const details = element("details", { className: "explanation" }, summary);
   details.addEventListener("toggle", () => {
     details.append(...images.map((image, number) => drawn(image, looked, number)));

@@ -11,12 +11,14 @@ import { PendingImages } from "./images.js";
 import { Log } from "./log.js";
 import { ModelClient } from "./model_client.js";
 import { keepForOffline } from "./offline.js";
+import { VisualTokens } from "./visual_tokens.js";
 
 const at = (id) => document.getElementById(id);
 const form = at("ask"), input = at("question"), send = at("send"), stop = at("stop");
 const log = new Log(at("log"));
 const model = new ModelClient(showProgress);
 const pending = new PendingImages(at("pending"), model, refuse);
+const visualTokens = new VisualTokens(at("visual-tokens"));
 let conversation = new Conversation();
 let answering = false;
 
@@ -50,9 +52,9 @@ async function ask() {
     shown = log.ask(question, asked.pending);
     input.value = "";
     const numbers = images.map(({ number }) => number);
-    const { text, looked } = await model.answer(messages, numbers, (grown) => shown.grow(grown));
+    const { text, looked } = await model.answer(messages, numbers, visualTokens.chosen, (grown) => shown.grow(grown));
     asked.remember(question, asked.pending, text);
-    shown.end(text, ...(looked ? [explanationOf(looked, images)] : []));
+    shown.end(text, ...(looked ? [explanationOf(looked, images, visualTokens.noteOf(looked.tokens))] : []));
     if (asked === conversation) pending.clear();
   } catch (error) {
     shown?.remove();
@@ -121,7 +123,7 @@ try {
     input.value = question;
     form.requestSubmit();
   });
-  await opening;
+  visualTokens.offer(await opening);
   at("loading").hidden = true;
   document.body.dataset.state = "ready";
   await keepForOffline(files);

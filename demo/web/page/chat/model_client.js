@@ -11,6 +11,7 @@ export class ModelClient {
     this.worker.addEventListener("error", (event) => this.#fail(event.message || "its code did not load"));
   }
 
+  /** Resolves to `{visualTokens, numViews}`: the numbers of a view to choose from, and the views of an image. */
   open(backend) {
     return this.#call("open", { backend });
   }
@@ -26,8 +27,8 @@ export class ModelClient {
   }
 
   /** Answers, as `FlashSloth.answer`, and tells `onText` the answer so far. */
-  answer(messages, numbers, onText) {
-    return this.#call("answer", { messages, numbers }, onText);
+  answer(messages, numbers, visualTokens, onText) {
+    return this.#call("answer", { messages, numbers, visualTokens }, onText);
   }
 
   stop() {

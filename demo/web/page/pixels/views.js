@@ -15,6 +15,9 @@ export function checkOptions(options) {
   }
 }
 
+/** How many views `viewsOf` makes of an image. */
+export const numViewsOf = ({ image_hd: hd }) => (hd ? 5 : 1);
+
 /**
  * Views of an image.
  *
