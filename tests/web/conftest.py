@@ -1,6 +1,7 @@
 """The page, laid out and served on loopback, and Chromium to look at it. Skipped where one of its needs is missing."""
 
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,9 @@ from tests.web.serving import serve
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("chromedriver", "npm")
 MODULES = ("selenium", "onnx", "onnxscript", "onnxruntime")
-# A directory that `flashsloth export --precision uint8` wrote, to save the minutes that it takes.
+# Sides of the windows that the page can choose from, whatever the shipped config lists: 36, 16, 9, 4 tokens and one.
+WINDOWS = [2, 3, 4, 6, 12]
+# A directory that `flashsloth export --precision uint8` wrote of such a checkpoint, to save the minutes that it takes.
 REUSED = os.environ.get("FLASHSLOTH_EXPORTED")
 
 
@@ -39,15 +42,19 @@ def load_assemble():
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory) -> Path:
-    """The shipped model in 8 bits."""
+    """The shipped model in 8 bits, with several numbers of visual tokens."""
     if REUSED:
         return Path(REUSED)
     from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT
     from transformers_flashsloth.export.writing import export_checkpoint
 
-    output = tmp_path_factory.mktemp("export") / "exported"
-    export_checkpoint(DEFAULT_CHECKPOINT, output, precision="uint8")
-    return output
+    directory = tmp_path_factory.mktemp("export")
+    checkpoint = directory / "checkpoint"
+    shutil.copytree(DEFAULT_CHECKPOINT, checkpoint, ignore=shutil.ignore_patterns("__pycache__"))
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    (checkpoint / "config.json").write_text(json.dumps(config | {"pooling_windows": WINDOWS}))
+    export_checkpoint(str(checkpoint), directory / "exported", precision="uint8")
+    return directory / "exported"
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +83,23 @@ def blank(browser, server):
     """A page with nothing in it, whose scripts may import the modules of ours."""
     browser.get(f"{server.url}{BLANK}")
     return Page(browser, server)
+
+
+@pytest.fixture(scope="session")
+def told(exported):
+    """
+    What Python answers with the same export, to turns of a question and its images. Of answers that were given already
+    it goes on from those.
+    """
+    from transformers_flashsloth.asking.conversation import Conversation
+
+    def told(*turns, visual_tokens: int | None = None, given: tuple[str, ...] = ()) -> list[str]:
+        conversation = Conversation([], checkpoint=str(exported), visual_tokens=visual_tokens)
+        for (question, *paths), answer in zip(turns, given, strict=False):
+            conversation.recall(question, answer, [str(path) for path in paths])
+        return [conversation.ask(question, [str(path) for path in paths]) for question, *paths in turns[len(given) :]]
+
+    return told
 
 
 @pytest.fixture

@@ -98,6 +98,16 @@ class Page:
 
         return self.wait(look)
 
+    def take_tokens(self, number: int) -> None:
+        """Moves the slider to a number of visual tokens by its keys."""
+        from selenium.webdriver import Keys
+
+        slider = self.browser.find_element("css selector", "#visual-tokens input")
+        slider.send_keys(Keys.HOME)
+        while int(slider.get_attribute("aria-valuetext")) < number:
+            slider.send_keys(Keys.ARROW_RIGHT)
+        assert int(slider.get_attribute("aria-valuetext")) == number
+
     def anew(self) -> None:
         self.click("#anew")
 

@@ -12,23 +12,11 @@ from PIL import Image
 
 from tests.web.page import Page, chromium
 from tests.web.pictures import noise, oriented
-from transformers_flashsloth.asking.conversation import Conversation
 from transformers_flashsloth.checkpoints.opening import DEFAULT_CHECKPOINT, open_model, open_processor
 
 EXAMPLES = Path(str(files("transformers_flashsloth") / "examples"))
 QUESTIONS = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
 FOX, ROCKET, ZOO = (EXAMPLES / name for name in ("fox.png", "rocket.png", "zoo.png"))
-
-
-@pytest.fixture(scope="session")
-def told(exported):
-    """What Python answers with the same export, to turns of a question and its images."""
-
-    def told(*turns) -> list[str]:
-        conversation = Conversation([], checkpoint=str(exported))
-        return [conversation.ask(question, [str(path) for path in paths]) for question, *paths in turns]
-
-    return told
 
 
 def test_the_examples_are_answered(page):
@@ -143,7 +131,8 @@ def test_what_was_looked_at_is_drawn(page):
     assert not page.all("summary")  # nothing to look at
 
 
-def test_it_looks_where_the_model_looks(blank):
+@pytest.mark.parametrize(("visual_tokens", "window"), [(None, 3), (36, 2), (4, 6)])
+def test_it_looks_where_the_model_looks(blank, visual_tokens, window):
     found = blank.run(
         """const { Files } = await import("/files/files.js");
         const { FlashSloth } = await import("/model/flashsloth.js");
@@ -155,9 +144,11 @@ def test_it_looks_where_the_model_looks(blank):
             encoded.push(await model.encode(await readImage(blob, name)));
         }
         const content = [{ type: "image" }, { type: "image" }, { type: "text", text: "Where is the panda?" }];
-        const { looked } = await model.answer([{ role: "user", content }], encoded, async () => true);
+        const asked = [{ role: "user", content }], chosen = args[0] ?? undefined;
+        const { looked } = await model.answer(asked, encoded, async () => true, chosen);
         const plain = (maps) => maps.map((map) => [...map]);
-        return [looked.grid, plain(looked.pooling), looked.queries.map(plain)];"""
+        return [looked.grid, plain(looked.pooling), looked.queries.map(plain), looked.tokens];""",
+        visual_tokens,
     )
     content = [{"type": "image", "path": str(path)} for path in (ZOO, FOX)]
     content.append({"type": "text", "text": "Where is the panda?"})
@@ -167,9 +158,11 @@ def test_it_looks_where_the_model_looks(blank):
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
+        processor_kwargs={"pooling_window": window},
     )
     explanation = open_model(DEFAULT_CHECKPOINT, dtype="float32").explain(**inputs)
-    grid, pooling, queries = found
+    grid, pooling, queries, tokens = found
+    assert tokens == (144 / window**2)
     assert tuple(grid) == tuple(explanation.pooling_weights.shape[2:])
     # In 8 bits, which turn the choice between two patches of a window over here and there.
     differences = torch.tensor(pooling) - explanation.pooling_weights.flatten(1)  # (N, P)
@@ -219,11 +212,11 @@ def phone(page):
 
 
 def test_a_phones_width_is_enough(phone):
-    outside = """return [...document.querySelectorAll("button, textarea, canvas, p, img")]
+    outside = """return [...document.querySelectorAll("button, textarea, canvas, p, img, input, label, span")]
         .filter((one) => one.checkVisibility())
         .map((one) => [one.outerHTML.slice(0, 60), one.getBoundingClientRect()])
         .filter(([, { left, right }]) => left < 0 || right > innerWidth)"""
-    small = """return [...document.querySelectorAll("#ask .line button, #anew, #examples button")]
+    small = """return [...document.querySelectorAll("#ask .line button, #anew, #examples button, #visual-tokens input")]
         .filter((one) => one.checkVisibility()).map((one) => one.getBoundingClientRect())
         .filter(({ width, height }) => width < 44 || height < 44)"""
     for ask in (lambda: None, lambda: phone.ask("What is here? " * 9 + "x" * 90, FOX, ROCKET, ZOO)):

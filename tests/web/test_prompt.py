@@ -18,7 +18,7 @@ IDS = """
     return args[0].map((messages) => {
         const images = messages.flatMap(({ content }) => content.filter(({ type }) => type === "image"));
         try {
-            const ids = prompt.idsOf(messages, images.map(() => 16));
+            const ids = prompt.idsOf(messages, images.map(() => args[1]));
             return { ids, text: prompt.textOf(ids) };
         } catch (error) {
             return { refused: `${error.constructor.name}: ${error.message}` };
@@ -54,23 +54,26 @@ def says(text: str) -> list[dict]:
     return [{"role": "user", "content": [{"type": "text", "text": text}]}]
 
 
-def ids_of(processor, messages) -> list[int]:
-    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)[
-        "input_ids"
-    ][0]
+def ids_of(processor, messages, window: int = 3) -> list[int]:
+    options = {"processor_kwargs": {"pooling_window": window}}
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, **options
+    )
+    return inputs["input_ids"][0]
 
 
-def test_ids_are_pythons(blank, processor):
+@pytest.mark.parametrize(("visual_tokens", "window"), [(16, 3), (1, 12)])
+def test_ids_are_pythons(blank, processor, visual_tokens, window):
     prompts = [*conversations(), *map(says, TEXTS)]
-    found = blank.run(IDS, [bare(messages) for messages in prompts])
+    found = blank.run(IDS, [bare(messages) for messages in prompts], visual_tokens)
     for messages, prompt in zip(prompts, found, strict=True):
-        ids = ids_of(processor, messages)
+        ids = ids_of(processor, messages, window)
         assert prompt.get("ids") == ids, (bare(messages), prompt)
         assert prompt["text"] == processor.decode(ids, skip_special_tokens=True).strip()
 
 
 def test_what_may_not_be_asked_is_refused_in_the_templates_words(blank, processor):
-    found = blank.run(IDS, [says(text) for text in FORBIDDEN])
+    found = blank.run(IDS, [says(text) for text in FORBIDDEN], 16)
     for text, prompt in zip(FORBIDDEN, found, strict=True):
         with pytest.raises(Exception, match="contains the text of the special token") as refused:
             ids_of(processor, says(text))

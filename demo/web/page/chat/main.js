@@ -42,7 +42,7 @@ async function ask() {
   log.forgive();
   if (!question) return refuse(new Refusal("Type a question first."));
   setAnswering(true);
-  const asked = conversation;
+  const asked = conversation, tokens = visualTokens.chosen;
   let shown;
   try {
     const count = pending.items.length;
@@ -52,7 +52,7 @@ async function ask() {
     shown = log.ask(question, asked.pending);
     input.value = "";
     const numbers = images.map(({ number }) => number);
-    const { text, looked } = await model.answer(messages, numbers, visualTokens.chosen, (grown) => shown.grow(grown));
+    const { text, looked } = await model.answer(messages, numbers, tokens, (grown) => shown.grow(grown));
     asked.remember(question, asked.pending, text);
     shown.end(text, ...(looked ? [explanationOf(looked, images, visualTokens.noteOf(looked.tokens))] : []));
     if (asked === conversation) pending.clear();

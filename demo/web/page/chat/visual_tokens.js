@@ -2,7 +2,7 @@
 
 /** A slider over the numbers, which are no even steps. Each question takes all its pictures with the number it shows. */
 export class VisualTokens {
-  /** @param {HTMLElement} place has the slider and an `<output>`, and is shown if there is a choice. */
+  /** @param {HTMLElement} place has the slider and a `<span>`, and is shown if there is a choice. */
   constructor(place) {
     this.place = place;
     this.slider = place.querySelector("input");
@@ -35,9 +35,9 @@ export class VisualTokens {
   }
 
   #say() {
-    const words = inWords(this.numViews * this.chosen);
-    this.place.querySelector("output").value = words;
-    this.slider.ariaValueText = words; // its own value is but the place among the numbers
+    const tokens = this.numViews * this.chosen;
+    this.place.querySelector("span").textContent = inWords(tokens);
+    this.slider.ariaValueText = String(tokens); // its own value is but the place among the numbers
   }
 }
 
