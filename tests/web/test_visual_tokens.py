@@ -28,6 +28,7 @@ def test_by_keyboard_it_says_each_number(page):
 def test_answers_are_pythons_with_each_number(page, told, number):
     page.take_tokens(number)
     assert [page.ask(*turn) for turn in TURNS] == told(*TURNS, visual_tokens=number)
+    assert page.text("summary").count(f"({number} visual token") == len(TURNS)
     for row in QUESTIONS[:5]:
         page.anew()  # the slider stays
         turn = (row["question"], EXAMPLES / row["image"])
