@@ -44,7 +44,7 @@ class ImageEncoder(nn.Module):
         rows, columns = self.model.config.patch_grid
         patches = self.model.get_image_features(pixel_values, return_dict=True).last_hidden_state  # (N, V*P, Dv)
         views = patches.reshape(-1, rows * columns, patches.shape[-1])  # (N*V, P, Dv)
-        with _noted([projector.pooling], "weights") as noted:
+        with _once(projector.pooling, "scores"), _noted([projector.pooling], "weights") as noted:
             pooled = [projector.pooling(views, window) for window in self.windows]  # (N*V, T, Dv) each
         if not noted:  # an average, which needs none
             noted = [projector.pooling.weights(views, window) for window in self.windows]
@@ -157,6 +157,16 @@ def _noted(modules: list[nn.Module], method: str) -> Iterator[list[torch.Tensor]
     finally:
         for module in modules:
             delattr(module, method)
+
+
+@contextmanager
+def _once(module: nn.Module, method: str) -> Iterator[None]:
+    """Calls a method, where the module has it, the first time alone, and returns what that returned each time."""
+    with _noted([module] if hasattr(module, method) else [], method) as noted:
+        if hasattr(module, method):
+            first = getattr(module, method)
+            setattr(module, method, lambda *arguments: noted[0] if noted else first(*arguments))
+        yield
 
 
 def _of_last_run(attention: torch.Tensor, spans: QuerySpans) -> torch.Tensor:

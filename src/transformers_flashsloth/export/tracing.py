@@ -5,7 +5,6 @@ from itertools import chain
 
 import torch
 from onnx_ir import Model
-from onnxscript import optimizer
 from torch import nn
 from torch.export import Dim
 from transformers.exporters.configs import OnnxConfig
@@ -32,16 +31,13 @@ def trace_image_encoder(model: FlashSlothForConditionalGeneration, windows: dict
         [(tokens, ("images", tokens)), (weights, ("images", "image_patches"))]
         for tokens, weights in map(partial(outputs_of, windows), windows)
     ]
-    graph = _trace(
+    return _trace(
         ImageEncoder(model, list(windows.values())),
         {"pixel_values": pixels},
         {"pixel_values": {0: Dim.AUTO, 1: Dim.AUTO}},
         [("pixel_values", ("images", "views"))],
         [first[0], (IMAGE_FEATURES, ("images", "image_patches")), first[1], *chain(*others)],
     )
-    with quietly():  # scores of patches, which the exporter found to be the same for all windows, become one product
-        optimizer.optimize(graph)
-    return graph
 
 
 def trace_decoder(model: FlashSlothForConditionalGeneration) -> Model:
