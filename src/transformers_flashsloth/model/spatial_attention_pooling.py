@@ -67,7 +67,8 @@ class SpatialAttentionPooling(SpatialPooling):
 
     def weights(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
         """See [`SpatialPooling.weights`]."""
-        scores = self._windows(self.scores(patches), window).squeeze(-1).float()  # (views, rows, height, columns, width)
+        scores = self._windows(self.scores(patches), window)  # (views, rows, height, columns, width, 1)
+        scores = scores.squeeze(-1).float()
         # The softmax runs over the two window axes together.
         shifted = scores - scores.amax(dim=(2, 4), keepdim=True).detach()
         exponentials = shifted.exp()
