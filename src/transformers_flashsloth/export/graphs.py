@@ -6,7 +6,7 @@ A client only keeps ids, keys, values and encoded images.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 
@@ -44,12 +44,13 @@ class ImageEncoder(nn.Module):
         rows, columns = self.model.config.patch_grid
         patches = self.model.get_image_features(pixel_values, return_dict=True).last_hidden_state  # (N, V*P, Dv)
         views = patches.reshape(-1, rows * columns, patches.shape[-1])  # (N*V, P, Dv)
-        with _once(projector.pooling, "scores"), _noted([projector.pooling], "weights") as noted:
+        with _once([*projector.pooling.children()]), _noted([projector.pooling], "weights") as noted:
             pooled = [projector.pooling(views, window) for window in self.windows]  # (N*V, T, Dv) each
         if not noted:  # an average, which needs none
             noted = [projector.pooling.weights(views, window) for window in self.windows]
         counts = [part.shape[1] for part in pooled]
-        tokens = projector.project(torch.cat(pooled, dim=1)).unflatten(0, (-1, num_views))  # (N, V, all T, D)
+        tokens = projector.linear_2(projector.act(projector.linear_1(torch.cat(pooled, dim=1))))  # (N*V, all T, D)
+        tokens = tokens.unflatten(0, (-1, num_views))
         outputs = [
             (own.flatten(1, 2), shares.reshape(patches.shape[:2]))
             for own, shares in zip(tokens.split(counts, dim=2), noted, strict=True)
@@ -160,13 +161,17 @@ def _noted(modules: list[nn.Module], method: str) -> Iterator[list[torch.Tensor]
 
 
 @contextmanager
-def _once(module: nn.Module, method: str) -> Iterator[None]:
-    """Calls a method, where the module has it, the first time alone, and returns what that returned each time."""
-    with _noted([module] if hasattr(module, method) else [], method) as noted:
-        if hasattr(module, method):
-            first = getattr(module, method)
-            setattr(module, method, lambda *arguments: noted[0] if noted else first(*arguments))
+def _once(modules: list[nn.Module]) -> Iterator[None]:
+    """Runs each of modules, which get the same input each time, but once."""
+    with ExitStack() as stack:
+        for module in modules:
+            noted = stack.enter_context(_noted([module], "forward"))
+            module.forward = partial(_first_or, noted, module.forward)
         yield
+
+
+def _first_or(noted: list[torch.Tensor], call: Callable, *arguments) -> torch.Tensor:
+    return noted[0] if noted else call(*arguments)
 
 
 def _of_last_run(attention: torch.Tensor, spans: QuerySpans) -> torch.Tensor:

@@ -26,8 +26,4 @@ class FlashSlothMultiModalProjector(nn.Module):
 
     def forward(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
         """`(N*V, P, Dv)` to `(N*V, T, D)`; pooled in windows of `window` patches, by default the config's."""
-        return self.project(self.pooling(patches, window))
-
-    def project(self, pooled: torch.Tensor) -> torch.Tensor:
-        """`(N*V, T, Dv)` to `(N*V, T, D)`."""
-        return self.linear_2(self.act(self.linear_1(pooled)))
+        return self.linear_2(self.act(self.linear_1(self.pooling(patches, window))))

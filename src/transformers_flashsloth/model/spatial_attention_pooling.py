@@ -61,14 +61,10 @@ class SpatialAttentionPooling(SpatialPooling):
         self.dropout = nn.Dropout(dropout)
         self.score_proj = nn.Linear(width, 1)
 
-    def scores(self, patches: torch.Tensor) -> torch.Tensor:
-        """The score of each patch, whatever its window: `(views, P, Dv)` to `(views, P, 1)`."""
-        return self.score_proj(self.dropout(self.hidden_proj(patches).relu()))
-
     def weights(self, patches: torch.Tensor, window: tuple[int, int] | None = None) -> torch.Tensor:
         """See [`SpatialPooling.weights`]."""
-        scores = self._windows(self.scores(patches), window)  # (views, rows, height, columns, width, 1)
-        scores = scores.squeeze(-1).float()
+        scores = self.score_proj(self.dropout(self.hidden_proj(patches).relu()))  # (views, P, 1)
+        scores = self._windows(scores, window).squeeze(-1).float()  # (views, rows, height, columns, width)
         # The softmax runs over the two window axes together.
         shifted = scores - scores.amax(dim=(2, 4), keepdim=True).detach()
         exponentials = shifted.exp()
