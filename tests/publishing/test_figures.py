@@ -8,7 +8,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from flashsloth_command import main
+from transformers_flashsloth import FlashSlothConfig
 from transformers_flashsloth.publishing import push
+from transformers_flashsloth.publishing.card import make_card
 from transformers_flashsloth.publishing.figures import read_card, read_figures
 
 ROW = {"task": "pope", "name": "POPE", "metric": "pope_accuracy", "value": 87.5, "dataset": "lmms-lab/POPE"}
@@ -71,3 +73,12 @@ def test_what_is_no_record_is_said(tmp_path):
         with pytest.raises(ValueError, match=r"is no results\.json of `flashsloth eval`"):
             read_figures(tmp_path / "results.json")
     assert read_card(tmp_path / "README.md").data.license == "apache-2.0"  # where there is none yet
+
+
+def test_an_uploaded_card_leads_to_no_file_that_only_this_project_has(tmp_path):
+    card = make_card(FlashSlothConfig(), "me/tiny").content
+    assert "(docs/" not in card and "(conversion/" not in card
+    assert "questions.py" in card and "](https://arxiv.org" in card, "the words stay, and so do other links"
+    own = tmp_path / "card.md"
+    own.write_text("![A picture of mine](mine.png)")
+    assert "](mine.png)" in make_card(FlashSlothConfig(), "me/tiny", text=own).content

@@ -1,5 +1,6 @@
 """The model card of an uploaded checkpoint: this project's MODEL_CARD.md, with metadata and how to use it."""
 
+import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -86,7 +87,8 @@ def make_card(
     figures = [] if results is None else read_figures(results)
     if not isinstance(config, FlashSlothConfig):
         config = FlashSlothConfig.from_pretrained(config)
-    given = ModelCard(text.read_text(encoding="utf-8"))
+    markdown = text.read_text(encoding="utf-8")
+    given = ModelCard(_without_relative_links(markdown) if text == MODEL_CARD else markdown)
     name = repo_id.split("/")[-1]
     metadata = {
         "license": "apache-2.0",
@@ -109,6 +111,12 @@ def make_card(
     usage = USAGE.format(name=name, repo_id=repo_id)
     card = ModelCard(f"---\n{ModelCardData(**metadata)}\n---\n{usage}{given.text}")
     return with_figures(card, figures, name) if figures else card
+
+
+def _without_relative_links(markdown: str) -> str:
+    """This project's card without what leads to its own files, which no repository of a checkpoint has."""
+    markdown = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]*\)\n*", "", markdown)
+    return re.sub(r"\[([^]]*)\]\((?!https?:|#)[^)]*\)", r"\1", markdown)
 
 
 def _published(column: int) -> list[EvalResult]:
