@@ -1,7 +1,8 @@
 """
 An export in each precision beside PyTorch: bytes, accuracy and CPU time: `python -m benchmarks.export`.
 
-The small trained model answers each question alone; rounds go through all precisions, so that drift cancels.
+The small trained model answers each question alone; rounds go through all precisions, so that drift cancels. With
+`--preset NAME` a model of that size with random weights takes its place (`export_preset.py`).
 """
 
 import statistics
@@ -19,9 +20,11 @@ from transformers_flashsloth.export.precisions import PRECISIONS
 from transformers_flashsloth.export.writing import export_checkpoint
 from transformers_flashsloth.exported.onnx_flashsloth import OnnxFlashSloth
 
+from . import export_preset
 from .machine import describe
 from .measure import summary
 from .options import common_parser
+from .presets import PRESETS
 from .report import markdown_table, publish, with_spread
 
 HEADER = ["", "MB", "of fp32", "accuracy", "CPU time over PyTorch, fp32", "first token over PyTorch, fp32"]
@@ -33,9 +36,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--questions", type=int, default=100, help="of each family (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of timing (default %(default)s)")
     parser.add_argument("--precisions", nargs="+", default=[*PRECISIONS], choices=[*PRECISIONS])
+    parser.add_argument("--preset", choices=[*PRESETS], help="sizes of a model with random weights")
+    parser.add_argument("--layers", type=int, help="of the preset's decoder, where memory does not hold all")
     options = parser.parse_args(arguments)
     options.threads = options.threads or 1
     torch.set_num_threads(options.threads)
+    if options.preset:
+        result = export_preset.measure(options)
+        publish(options, "export-preset", result, export_preset.table(result))
+        return
     with TemporaryDirectory() as directory:
         result = measure(options, Path(directory))
     publish(options, "export", result, table(result))

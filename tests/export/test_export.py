@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from packaging.version import Version
 
 pytest.importorskip("onnxscript", reason="needs the extra `export`")
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 if Version(transformers.__version__).release < (5, 23):
     pytest.skip("transformers' exporter changed in 5.23", allow_module_level=True)
 
@@ -19,7 +21,7 @@ from flashsloth_command import main
 from tests.tiny_backbones import IMAGE, TEXT, build, inputs_of, small
 from transformers_flashsloth import FlashSlothProcessor
 from transformers_flashsloth.checkpoints.opening import InputError
-from transformers_flashsloth.export import tracing, writing
+from transformers_flashsloth.export import precisions, tracing, writing
 from transformers_flashsloth.exported.manifest import MANIFEST, read_manifest
 from transformers_flashsloth.exported.onnx_flashsloth import OnnxFlashSloth
 
@@ -227,6 +229,29 @@ def test_ask_opens_an_export(whole, tiny_checkpoint, tmp_path, capsys):
     ):
         assert main(["ask", str(image), "What?", "--model", str(whole), *option]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["fp16", "uint8", "q4"])
+def test_no_weights_of_another_precision_stay_beside_a_large_graph(
+    phi, phi_directory, tmp_path, monkeypatch, precision
+):
+    """The limit is lowered instead: first all weights get a file of their own, then none, or those in half precision."""
+    model, _ = phi
+    shutil.copytree(phi_directory, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(precisions, "LARGEST_FILE", 2**10)
+    for graph in tmp_path.glob("*.onnx"):
+        precisions._rewrite(onnx.load(graph), graph)
+    large = [file.stat().st_size for file in sorted(tmp_path.glob("*.data"))]
+    assert len(large) == 2
+    monkeypatch.setattr(precisions, "LARGEST_FILE", 2**10 if precision == "fp16" else 2**31)
+    manifest = writing.convert_graphs(tmp_path, model.config.window, precision)
+    files = sorted(file.name for file in tmp_path.glob("*.onnx*"))
+    assert manifest["files"] == files and len(files) == (4 if precision == "fp16" else 2)
+    for file, size in zip(sorted(tmp_path.glob("*.data")), large, strict=False):
+        assert file.stat().st_size < 0.7 * size
+    other = OnnxFlashSloth.from_pretrained(tmp_path, threads=1)
+    inputs = inputs_of(model, QUESTIONS[0])
+    assert other.generate(**inputs, max_new_tokens=3, do_sample=False).shape[0] == 1
 
 
 def test_nothing_is_left_of_an_export_that_differs(tiny_checkpoint, tmp_path, monkeypatch):

@@ -14,12 +14,9 @@ from ..model.configuration_flashsloth import FlashSlothConfig
 from ..model.modeling_flashsloth import FlashSlothForConditionalGeneration
 from ..model.vision_towers import as_pair
 from .checking import check_answers
-from .precisions import PRECISIONS
+from .precisions import LARGEST_FILE, PRECISIONS, data_of
 from .quiet import quietly
 from .tracing import trace_decoder, trace_image_encoder
-
-# Beyond this protobuf holds no graph, and its weights get a file of their own.
-LARGEST_FILE = 2**31 - 2**20
 
 
 def export_checkpoint(
@@ -102,12 +99,31 @@ def write_graphs(
     for name, trace in graphs.items():
         say(f"tracing {name}")
         _save(trace(), directory / name)
-        if convert := PRECISIONS[precision]:
+    model.config.save_pretrained(directory)
+    model.generation_config.save_pretrained(directory)
+    return convert_graphs(directory, window, precision, say)
+
+
+def convert_graphs(
+    directory: Path, window: tuple[int, int], precision: str, say: Callable[[str], None] = lambda text: None
+) -> dict:
+    """
+    Gives graphs that stand in a directory in float32 another precision, and writes the manifest.
+
+    Args:
+        directory (`Path`): has both graphs.
+        window (`tuple[int, int]`): in which images are pooled there.
+        precision (`str`): one of `PRECISIONS`.
+        say (`Callable`): is told what is being done.
+
+    Returns:
+        the manifest.
+    """
+    if convert := PRECISIONS[precision]:
+        for name in (IMAGE_ENCODER, DECODER):
             say(f"converting {name} to {precision}")
             with quietly():
                 convert(directory / name)
-    model.config.save_pretrained(directory)
-    model.generation_config.save_pretrained(directory)
     files = sorted(file.name for file in directory.glob("*.onnx*"))
     manifest = {
         "version": VERSION if len(windows) > 1 else 1,
@@ -123,4 +139,4 @@ def write_graphs(
 
 def _save(graph: onnx_ir.Model, path: Path) -> None:
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
-    onnx_ir.save(graph, path, external_data=f"{path.name}.data" if size > LARGEST_FILE else None)
+    onnx_ir.save(graph, path, external_data=data_of(path).name if size > LARGEST_FILE else None)
