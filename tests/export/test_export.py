@@ -13,7 +13,6 @@ from packaging.version import Version
 
 pytest.importorskip("onnxscript", reason="needs the extra `export`")
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")
-onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 if Version(transformers.__version__).release < (5, 23):
     pytest.skip("transformers' exporter changed in 5.23", allow_module_level=True)
 
@@ -235,7 +234,9 @@ def test_ask_opens_an_export(whole, tiny_checkpoint, tmp_path, capsys):
 def test_no_weights_of_another_precision_stay_beside_a_large_graph(
     phi, phi_directory, tmp_path, monkeypatch, precision
 ):
-    """The limit is lowered instead: first all weights get a file of their own, then none, or those in half precision."""
+    """The limit is lowered instead: first all weights get a file of their own, then none, or those in fp16."""
+    import onnx
+
     model, _ = phi
     shutil.copytree(phi_directory, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(precisions, "LARGEST_FILE", 2**10)
