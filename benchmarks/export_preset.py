@@ -103,13 +103,13 @@ def export(model: FlashSlothForConditionalGeneration, whole: Path, precision: st
     Writes an export beside that in float32, `whole`, which is traced when it is first needed, and of which it is made;
     returns the bytes of its graphs.
     """
-    directory, window = whole.with_name(precision), model.config.window
+    directory, windows = whole.with_name(precision), {model.config.tokens_per_view: model.config.window}
     if not whole.exists():
         with written_aside(whole, 0) as aside:
-            write_graphs(model, window, aside)
+            write_graphs(model, windows, aside)
     if precision != "fp32":
         copytree(whole, directory)
-    manifest = convert_graphs(directory, window, precision)
+    manifest = convert_graphs(directory, windows, precision)
     return sum((directory / file).stat().st_size for file in manifest["files"])
 
 

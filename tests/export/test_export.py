@@ -245,7 +245,7 @@ def test_no_weights_of_another_precision_stay_beside_a_large_graph(
     large = [file.stat().st_size for file in sorted(tmp_path.glob("*.data"))]
     assert len(large) == 2
     monkeypatch.setattr(precisions, "LARGEST_FILE", 2**10 if precision == "fp16" else 2**31)
-    manifest = writing.convert_graphs(tmp_path, model.config.window, precision)
+    manifest = writing.convert_graphs(tmp_path, {model.config.tokens_per_view: model.config.window}, precision)
     files = sorted(file.name for file in tmp_path.glob("*.onnx*"))
     assert manifest["files"] == files and len(files) == (4 if precision == "fp16" else 2)
     for file, size in zip(sorted(tmp_path.glob("*.data")), large, strict=False):

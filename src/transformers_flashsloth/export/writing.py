@@ -101,18 +101,21 @@ def write_graphs(
         _save(trace(), directory / name)
     model.config.save_pretrained(directory)
     model.generation_config.save_pretrained(directory)
-    return convert_graphs(directory, window, precision, say)
+    return convert_graphs(directory, windows, precision, say)
 
 
 def convert_graphs(
-    directory: Path, window: tuple[int, int], precision: str, say: Callable[[str], None] = lambda text: None
+    directory: Path,
+    windows: dict[int, tuple[int, int]],
+    precision: str,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict:
     """
     Gives graphs that stand in a directory in float32 another precision, and writes the manifest.
 
     Args:
         directory (`Path`): has both graphs.
-        window (`tuple[int, int]`): in which images are pooled there.
+        windows (`dict[int, tuple[int, int]]`): in which images are pooled there, as in `write_graphs`.
         precision (`str`): one of `PRECISIONS`.
         say (`Callable`): is told what is being done.
 
