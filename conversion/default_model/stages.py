@@ -57,8 +57,8 @@ INSTRUCTION = Stage(
     "instruction",
     rows=32,
     captions=0.15,
-    blindfolded=0.15,
-    misled=0.15,
+    blindfolded=0.1,
+    misled=0.1,
     losses={"grounding": 0.3, "overlap": 0.5},
     windows={3: 0.64, 2: 0.08, 4: 0.1, 6: 0.12, 12: 0.06},
 )
