@@ -92,9 +92,15 @@ def processor(config: FlashSlothConfig, tokenizer: PreTrainedTokenizerBase) -> F
     )
 
 
+def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All weights of a saved model, in float32."""
+    return AutoModelForImageTextToText.from_pretrained(checkpoint).float().state_dict()
+
+
 def tower_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     """The vision tower's weights of a saved model."""
-    return AutoModelForImageTextToText.from_pretrained(checkpoint).float().model.vision_tower.state_dict()
+    name = "model.vision_tower."
+    return {key.removeprefix(name): value for key, value in weights_of(checkpoint).items() if key.startswith(name)}
 
 
 def train(
@@ -104,16 +110,24 @@ def train(
     minutes: dict[str, float] = MINUTES,
     pictures: int = NUM_PICTURES,
     tower: Path | None = None,
+    start: Path | None = None,
 ) -> None:
-    """Tower, both stages and the export; checkpoints are kept in `output`/training."""
+    """Tower, both stages and the export; checkpoints are kept in `output`/training.
+
+    With a `start`, a saved model, there is nothing left but instruction.
+    """
     kept = output / "training"
-    start = tower_of(tower) if tower and not (kept / "vision.pt").exists() else None
-    vision = pretrain_vision(kept / "vision.pt", minutes["vision"], seed, device, start)
+    if start:
+        tower, minutes = start, minutes | {"vision": 0.0, ALIGNMENT.name: 0.0}
+    first = tower_of(tower) if tower and not (kept / "vision.pt").exists() else None
+    vision = pretrain_vision(kept / "vision.pt", minutes["vision"], seed, device, first)
     if not (kept / "tokenizer").exists():
-        train_tokenizer(seed).save_pretrained(kept / "tokenizer")
+        (load_tokenizer(start) if start else train_tokenizer(seed)).save_pretrained(kept / "tokenizer")
     tokenizer = load_tokenizer(kept / "tokenizer")
     torch.manual_seed(seed)
     model = build_model(tokenizer, device, vision["tower"])
+    if start:
+        model.load_state_dict(weights_of(start))
     bank = FeatureBank(kept / "features", Pictures(seed), pictures, model.model.vision_tower)
     bank.fill()
     for stage in (ALIGNMENT, INSTRUCTION):
@@ -130,11 +144,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=NUM_PICTURES, help="pictures of both stages, 55 kB each")
     parser.add_argument("--tower", type=Path, help="checkpoint whose vision tower to begin with, not a random one")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from: instruction alone is done")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     minutes = {part: getattr(arguments, f"{part}_minutes") for part in MINUTES}
     device = torch.device(arguments.device)
-    train(arguments.output, arguments.seed, device, minutes, arguments.pictures, arguments.tower)
+    train(arguments.output, arguments.seed, device, minutes, arguments.pictures, arguments.tower, arguments.start)
     print(f"The trained model is in {arguments.output}.")
 
 

@@ -60,6 +60,20 @@ def test_the_command_goes_through_every_part(monkeypatch, tmp_path):
     assert all(torch.equal(kept[name], value.bfloat16()) for name, value in vision.items()), "the tower stays frozen"
 
 
+def test_a_training_can_go_on_from_a_saved_model(monkeypatch, tmp_path):
+    """With no minute left, what comes out is what went in, tokenizer included."""
+    fake_glyphs(monkeypatch)
+    fake_easy_vqa(monkeypatch)
+    trained = []
+    monkeypatch.setattr(train, "run_stage", lambda stage, *args: trained.append((stage.name, args[4].minutes)))
+    minutes = dict.fromkeys(train.MINUTES, 7.0)
+    train.train(tmp_path, 0, CPU, minutes, pictures=4, start=train.DEFAULT_CHECKPOINT)
+    assert trained == [("alignment", 0.0), ("instruction", 7.0)]
+    before, after = train.weights_of(train.DEFAULT_CHECKPOINT), train.weights_of(tmp_path)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert train.load_tokenizer(tmp_path).get_vocab() == train.load_tokenizer(train.DEFAULT_CHECKPOINT).get_vocab()
+
+
 def test_a_budget_is_minutes_or_batches(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
