@@ -43,8 +43,8 @@ def main(cases: str, out: str, options: str = "{}") -> None:
     adapters = options.pop("adapters", [None] * len(given["cases"]))
     llm = LLM(given["checkpoint"], **ENGINE | options)
     requests = {path: LoRARequest(path, number, path) for number, path in enumerate(sorted({*adapters} - {None}), 1)}
-    sampling = SamplingParams(temperature=0, max_tokens=MAX_NEW_TOKENS)
-    found = [None] * len(adapters)
+    sampling = SamplingParams(temperature=0, max_tokens=MAX_NEW_TOKENS, logprobs=0)
+    found, logprobs = [None] * len(adapters), [None] * len(adapters)
     for hd in (False, True):
         chosen = [i for i, case in enumerate(given["cases"]) if case.get("image_hd", False) == hd]
         if chosen:
@@ -56,8 +56,10 @@ def main(cases: str, out: str, options: str = "{}") -> None:
                 lora_request=[requests.get(adapters[i]) for i in chosen] if requests else None,
             )
             for i, output in zip(chosen, outputs, strict=True):
-                found[i] = list(output.outputs[0].token_ids)
-    Path(out).write_text(json.dumps({"answers": found}))
+                answer = output.outputs[0]
+                found[i] = list(answer.token_ids)
+                logprobs[i] = [step[token].logprob for step, token in zip(answer.logprobs, found[i], strict=True)]
+    Path(out).write_text(json.dumps({"answers": found, "logprobs": logprobs}))
 
 
 if __name__ == "__main__":

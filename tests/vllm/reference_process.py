@@ -3,7 +3,7 @@ Answers of `generate`, in a process of its own, as vLLM changes the classes of d
 `python reference_process.py CASES ANSWERS [ADAPTER]`.
 
 Cases are JSON: `{"checkpoint", "dtype", "cases": [{"messages", "image_hd"}]}`, images as paths. Writes the tokens of
-each answer, and those without EmbQ, so that a test can see that it matters.
+each answer with their log probabilities, and the tokens without EmbQ, so that a test can see that it matters.
 """
 
 import json
@@ -17,8 +17,9 @@ from transformers_flashsloth import FlashSlothForConditionalGeneration, FlashSlo
 MAX_NEW_TOKENS = 8
 
 
-def answers(model, processor, cases: list[dict]) -> list[list[int]]:
-    found = []
+def answers(model, processor, cases: list[dict]) -> tuple[list[list[int]], list[list[float]]]:
+    """Tokens of each answer, and their log probabilities."""
+    found, logprobs = [], []
     for case in cases:
         inputs = processor.apply_chat_template(
             case["messages"],
@@ -28,9 +29,13 @@ def answers(model, processor, cases: list[dict]) -> list[list[int]]:
             return_tensors="pt",
             processor_kwargs={"image_hd": case.get("image_hd", False)},
         )
-        output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-        found.append(output[0, inputs["input_ids"].shape[1] :].tolist())
-    return found
+        options = {"return_dict_in_generate": True, "output_logits": True}
+        output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, **options)
+        tokens = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        found.append(tokens)
+        steps = [logits[0].float().log_softmax(-1) for logits in output.logits]
+        logprobs.append([step[token].item() for step, token in zip(steps, tokens, strict=True)])
+    return found, logprobs
 
 
 def main(cases: str, out: str, adapter: str | None = None) -> None:
@@ -40,11 +45,12 @@ def main(cases: str, out: str, adapter: str | None = None) -> None:
     if adapter:
         model.load_adapter(adapter)
     processor = FlashSlothProcessor.from_pretrained(given["checkpoint"])
-    report = {"answers": answers(model, processor, given["cases"])}
+    found, logprobs = answers(model, processor, given["cases"])
+    report = {"answers": found, "logprobs": logprobs}
     for module in model.model.embq_modules:
         torch.nn.init.zeros_(module.up_proj.weight)
         torch.nn.init.zeros_(module.up_proj.bias)
-    report["without EmbQ"] = answers(model, processor, given["cases"])
+    report["without EmbQ"], _ = answers(model, processor, given["cases"])
     Path(out).write_text(json.dumps(report))
 
 
