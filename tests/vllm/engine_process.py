@@ -59,7 +59,15 @@ def main(cases: str, out: str, options: str = "{}") -> None:
                 answer = output.outputs[0]
                 found[i] = list(answer.token_ids)
                 logprobs[i] = [step[token].logprob for step, token in zip(answer.logprobs, found[i], strict=True)]
-    Path(out).write_text(json.dumps({"answers": found, "logprobs": logprobs}))
+    report = {"answers": found, "logprobs": logprobs}
+    if "quantization" in options:
+        (report["quantised"],) = llm.apply_model(quantised_parts)
+    Path(out).write_text(json.dumps(report))
+
+
+def quantised_parts(model) -> list[str]:
+    """Parts of the model that have weights of one byte a number."""
+    return sorted({name.split(".")[1] for name, weight in model.named_parameters() if weight.element_size() == 1})
 
 
 if __name__ == "__main__":

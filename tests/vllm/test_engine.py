@@ -104,6 +104,15 @@ def test_compiled_and_in_half_precision(shipped, tmp_path, options):
 
 
 @pytest.mark.slow
+def test_quantising_on_load_is_the_decoders_affair(shipped, tmp_path):
+    cases, expected = shipped
+    options = json.dumps({"quantization": "fp8_per_channel", "dtype": "bfloat16"})
+    found = run("engine_process", cases, tmp_path / "answers.json", options)
+    assert found["quantised"] == ["language_model"]
+    assert sum(a == b for a, b in zip(found["answers"], expected, strict=True)) >= len(expected) - 3
+
+
+@pytest.mark.slow
 def test_a_question_that_fills_the_context(tmp_path):
     """1,900 tokens of it, in one step, beside short ones."""
     long = "Look at this. " * 312 + "What is it?"

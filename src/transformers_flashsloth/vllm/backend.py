@@ -18,6 +18,7 @@ from ..model.placeholders import put_visual_tokens
 from .adapters import keep_rows_without_adapters
 from .config import NAMESPACE, OP, WINDOW_REFUSED
 from .packing import pack, unpack
+from .quantising import spare_all_but_the_decoder
 from .step import Step
 
 
@@ -50,6 +51,7 @@ class FlashSlothForVllm(TransformersMultiModalForCausalLM):
     """What vLLM makes of a checkpoint; see [`FlashSlothForConditionalGeneration`]."""
 
     def __init__(self, *, vllm_config, prefix: str = ""):
+        spare_all_but_the_decoder(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         if vllm_config.lora_config is not None and current_platform.is_cpu():
             keep_rows_without_adapters()
