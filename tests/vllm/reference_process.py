@@ -29,11 +29,11 @@ def answers(model, processor, cases: list[dict]) -> tuple[list[list[int]], list[
             return_tensors="pt",
             processor_kwargs={"image_hd": case.get("image_hd", False)},
         )
-        options = {"return_dict_in_generate": True, "output_logits": True}
+        options = {"return_dict_in_generate": True, "output_scores": True}  # without placeholders
         output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, **options)
         tokens = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
         found.append(tokens)
-        steps = [logits[0].float().log_softmax(-1) for logits in output.logits]
+        steps = [scores[0].float().log_softmax(-1) for scores in output.scores]
         logprobs.append([step[token].item() for step, token in zip(steps, tokens, strict=True)])
     return found, logprobs
 
