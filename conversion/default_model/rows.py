@@ -28,8 +28,6 @@ from .scene import Scene
 from .tokenizer import END, IMAGE, QUERY, SYSTEM_PROMPT
 
 IGNORED = -100
-EMPHASIS = {"count": 3.0}
-"""What an answer counts over others, by family. To sum what nine queries saw is learnt last, and late."""
 
 
 class Batch(NamedTuple):
@@ -41,8 +39,7 @@ class Batch(NamedTuple):
     labels: torch.Tensor
     """(B, L), -100 everywhere but on answers and their end tokens."""
     weights: torch.Tensor
-    """(B, L) float32: what each label counts. Every token of a long answer counts less, 1 / sqrt(tokens); of some
-    families more, see `EMPHASIS`."""
+    """(B, L) float32: what each label counts. Every token of a long answer counts less, 1 / sqrt(tokens)."""
     patches: torch.Tensor
     """(B, 144, Dv) bfloat16."""
     grounding: Grounding | None
@@ -86,8 +83,7 @@ class RowEncoder:
         """A batch of one conversation a scene, with up to `num_turns` questions each."""
         turns = [self.turns(scene, num_turns, random) for scene in scenes]
         rows = [self.conversation(row_turns, tokens) for row_turns in turns]
-        emphasis = [[EMPHASIS.get(turn.family, 1.0) for turn in row_turns] for row_turns in turns]
-        return self._batch(rows, patches, grounding_of(scenes, turns, len(self.queries)), emphasis)
+        return self._batch(rows, patches, grounding_of(scenes, turns, len(self.queries)))
 
     def captions(self, scenes: list[Scene], patches: torch.Tensor, tokens: int, random: Random) -> Batch:
         """A batch of one caption a scene; a scene of which nobody knows what it shows is left out."""
@@ -100,25 +96,19 @@ class RowEncoder:
         """Up to `num_turns` questions; a description comes last, as it tells what others ask."""
         return sorted(questions_about(scene, random)[:num_turns], key=lambda turn: turn.family == "describe")
 
-    def _batch(
-        self, rows: list, patches: torch.Tensor, grounding: Grounding | None, emphasis: list[list[float]] | None = None
-    ) -> Batch:
+    def _batch(self, rows: list, patches: torch.Tensor, grounding: Grounding | None) -> Batch:
         length = max(len(ids) for ids, _ in rows)
         input_ids = torch.tensor([ids + [self.pad] * (length - len(ids)) for ids, _ in rows])
         labels = torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows])
         lengths = torch.tensor([len(ids) for ids, _ in rows])
         attention_mask = (torch.arange(length) < lengths[:, None]).long()
-        weights = _answer_weights(labels, emphasis)
-        return Batch(input_ids, attention_mask, labels, weights, patches, grounding)
+        return Batch(input_ids, attention_mask, labels, _answer_weights(labels), patches, grounding)
 
 
-def _answer_weights(labels: torch.Tensor, emphasis: list[list[float]] | None = None) -> torch.Tensor:
-    """1 / sqrt(n), times its emphasis, for each of the n labels of an answer, for `labels` (B, L); 0 elsewhere."""
+def _answer_weights(labels: torch.Tensor) -> torch.Tensor:
+    """1 / sqrt(n) for each of the n labels of an answer, for `labels` (B, L); 0 elsewhere."""
     answered = labels != IGNORED
     begins = answered & ~torch.nn.functional.pad(answered, (1, 0))[:, :-1]
     number = begins.cumsum(1) * answered  # (B, L): 0 outside of answers
     sizes = torch.zeros(labels.shape[0], int(number.max()) + 1).scatter_add(1, number, answered.float())
-    weights = sizes.clamp(min=1).rsqrt()  # (B, answers + 1)
-    for row, factors in enumerate(emphasis or ()):
-        weights[row, 1 : len(factors) + 1] *= torch.tensor(factors)
-    return weights.gather(1, number) * answered
+    return sizes.gather(1, number).clamp(min=1).rsqrt() * answered

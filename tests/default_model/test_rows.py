@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 
 from conversion.default_model.dense import pixel_values
 from conversion.default_model.questions import Turn
-from conversion.default_model.rows import EMPHASIS, IGNORED, RowEncoder, _answer_weights
+from conversion.default_model.rows import IGNORED, RowEncoder, _answer_weights
 from conversion.default_model.scene import Scene
 from conversion.default_model.scenes import KINDS, scene_of
 from conversion.default_model.tokenizer import ANSWERS
@@ -110,17 +110,6 @@ def test_each_token_of_a_long_answer_counts_less():
     half, less = 0.5, 0.5**0.5
     expected = [[0, half, half, half, half, 0, 1], [1, 0, less, less, 0, 0, 0]]
     torch.testing.assert_close(weights, torch.tensor(expected))
-
-
-def test_counting_counts_more(encoder):
-    turns = [Turn("What is this?", "top left", "any"), Turn("How many?", "3", "count"), Turn("A cat?", "yes", "any")]
-    scene = Scene("any", np.zeros((1, 1, 3)), [], None)
-    encoder.turns = lambda *args: turns
-    (weights,) = encoder.questions([scene], torch.randn(1, 144, 8), 3, 16, Random(0)).weights
-    per_answer = [weight.item() for weight in weights if weight > 0]
-    plain = [per_answer[0], 0.5**0.5, 0.5**0.5]  # a word and its end
-    assert per_answer[-4:] == pytest.approx([EMPHASIS["count"] * plain[1]] * 2 + [plain[2]] * 2)
-    assert per_answer[0] < 1
 
 
 def test_a_description_comes_last(monkeypatch, encoder):
