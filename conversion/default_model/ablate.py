@@ -39,9 +39,9 @@ MAX_SEEDS = 10
 class Ablation:
     """What all runs share: the tower, the tokenizer, the pictures and the questions."""
 
-    def __init__(self, output: Path, size: Size, device: torch.device):
+    def __init__(self, output: Path, size: Size, device: torch.device, tower: Path = DEFAULT_CHECKPOINT):
         self.output, self.size, self.device = output, size, device
-        self.tower = tower_of(DEFAULT_CHECKPOINT)
+        self.tower = tower_of(tower)
         if not (output / "tokenizer").exists():
             train_tokenizer().save_pretrained(output / "tokenizer")
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(output / "tokenizer")
@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help=f"runs of each variant, 2 to {MAX_SEEDS}")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--page", type=Path, help="also write table and plot into this page, between its markers")
+    parser.add_argument("--tower", type=Path, default=DEFAULT_CHECKPOINT, help="checkpoint of another vision tower")
     parser.add_argument("--tiny", action="store_true", help="a test of the command, not of the model")
     for name in ("pictures", "alignment", "instruction", "questions"):
         parser.add_argument(f"--{name}", type=int, help=f"instead of {getattr(Size(), name):,}")
@@ -100,7 +101,7 @@ def main() -> None:
     chosen = {name: getattr(arguments, name) for name in ("pictures", "alignment", "instruction", "questions")}
     size = replace(TINY if arguments.tiny else Size(), **{name: value for name, value in chosen.items() if value})
 
-    ablation = Ablation(arguments.output, size, torch.device(arguments.device))
+    ablation = Ablation(arguments.output, size, torch.device(arguments.device), arguments.tower)
     names = dict.fromkeys(["full", *arguments.variants])  # the others are compared with it
     # Seed by seed, so that an interrupted ablation has whole pairs.
     plan = [(name, seed) for seed in range(arguments.seeds) for name in names]

@@ -4,9 +4,12 @@ Without it EmbQ finds a lone thing soon but takes very long to learn which of se
 
 - nearly all attention goes to the things that the answer is read from;
 - where a thing is asked for that is not there, it goes to the background;
-- to count and to describe, each of the nine queries watches one ninth of the picture: it looks at a thing that is meant
-  and whose middle lies there, or at the ground if there is none. The number is then a sum of nine yes or no; a share of
-  attention that grows with the number stays too vague to tell four from five.
+- to describe, each of the nine queries watches one ninth of the picture: it looks at a thing whose middle lies there,
+  or at the ground if there is none;
+- to count, the last query does so with nine of its heads, for the things that are meant. The number is then a sum of
+  nine yes or no, and EmbQ's own output projection adds them up; a share of attention that grows with the number stays
+  too vague to tell four from five, and nine queries' findings the decoder is slow to add. The other queries watch a
+  ninth each as before.
 
 Nothing makes nine queries differ by itself. Questions of the last kind do, and a loss on what their maps share.
 """
@@ -29,7 +32,7 @@ from .scene import GRID, Scene
 MIN_COVER = 0.3
 """Share of a patch that a thing must cover for the patch to show it."""
 NINTHS = 9
-"""Parts of the picture that are counted apart, and queries that watch one each."""
+"""Parts of the picture that are counted apart, and queries or heads that watch one each."""
 ENOUGH = 0.9
 """Share of all queries' attention that must fall on what a question is about."""
 MAX_OVERLAP = 0.6
@@ -45,9 +48,16 @@ class Grounding(NamedTuple):
     """Patches that the queries of each run should look at; R runs a row. None where nobody knows."""
 
     looked_at: torch.Tensor
-    """By all queries together, (B, R, 144) bool; none where things are counted."""
+    """By all queries together, (B, R, 144) bool; none where each watches a ninth."""
+    watched: torch.Tensor
+    """By each of the nine queries, (B, R, 9, 144) bool; none where nothing is counted or described."""
     counted: torch.Tensor
-    """By each of the nine queries, (B, R, 9, 144) bool; none where nothing is counted."""
+    """By each of the last query's first nine heads, (B, R, 9, 144) bool; none where nothing is counted."""
+
+    @property
+    def asked(self) -> torch.Tensor:
+        """The runs of which it is known, (B, R) bool."""
+        return self.looked_at.any(-1) | self.watched.any((-2, -1)) | self.counted.any((-2, -1))
 
     def in_windows(self, count: int) -> Grounding:
         """The same for `count` square windows instead of patches: one is looked at if a patch of it is."""
@@ -57,24 +67,27 @@ class Grounding(NamedTuple):
 
 
 def grounding_of(scenes: list[Scene], turns: list[list[Turn]], num_queries: int = NINTHS) -> Grounding:
-    """Where to look for the answer to each turn about its scene; other than nine queries count together."""
+    """Where to look for the answer to each turn about its scene; other than nine queries look together."""
     looked_at = np.zeros((len(scenes), max(map(len, turns)), GRID * GRID), bool)
-    counted = np.zeros((*looked_at.shape[:2], NINTHS, GRID * GRID), bool)
+    watched, counted = np.zeros((2, *looked_at.shape[:2], NINTHS, GRID * GRID), bool)
     for row, (scene, row_turns) in enumerate(zip(scenes, turns, strict=True)):
         if scene.owner is None:
             continue
         shown, middles = scene.covered() >= MIN_COVER, scene.middles()  # (144, things), (things,)
         for run, turn in enumerate(row_turns):
-            about = list(turn.about)
-            if turn.family in ("count", "describe") and num_queries == NINTHS:
-                counted[row, run] = _counted(shown, middles, about)
+            about, apart = list(turn.about), num_queries == NINTHS
+            if turn.family == "count":
+                counted[row, run] = _in_ninths(shown, middles, about)
+                watched[row, run, :-1] = counted[row, run, :-1] & apart
+            elif turn.family == "describe" and apart:
+                watched[row, run] = _in_ninths(shown, middles, about)
             else:
                 looked_at[row, run] = shown[:, about].any(-1) if about else ~shown.any(-1)
-    return Grounding(torch.from_numpy(looked_at), torch.from_numpy(counted))
+    return Grounding(*map(torch.from_numpy, (looked_at, watched, counted)))
 
 
-def _counted(shown: np.ndarray, middles: np.ndarray, about: list[int]) -> np.ndarray:
-    """What each ninth offers to who counts the things `about`: the patches around a middle, or the ground."""
+def _in_ninths(shown: np.ndarray, middles: np.ndarray, about: list[int]) -> np.ndarray:
+    """What each ninth offers to who looks for the things `about`: the patches around a middle, or the ground."""
     offered = np.zeros((NINTHS, GRID * GRID), bool)
     for thing in about:
         near = np.abs(PLACES - PLACES[middles[thing]]).max(-1) <= 1
@@ -102,18 +115,21 @@ def recorded_scores(attention: CrossAttention) -> Iterator[list[torch.Tensor]]:
         del attention.scores
 
 
-def attention_maps(scores: torch.Tensor, runs: int) -> torch.Tensor:
-    """Each query's share of each patch, mean over the heads, (B, R, Q, 144), from EmbQ's `scores` (B, H, R*Q, 144)."""
-    return scores.float().softmax(-1).mean(1).unflatten(1, (runs, -1))
+def attention_shares(scores: torch.Tensor, runs: int) -> torch.Tensor:
+    """Each head's share of each patch by query, (B, R, Q, H, 144), from EmbQ's `scores` (B, H, R*Q, 144)."""
+    return scores.float().softmax(-1).unflatten(2, (runs, -1)).movedim(1, 3)
 
 
-def grounding_loss(maps: torch.Tensor, grounding: Grounding) -> torch.Tensor:
-    """Minus the logarithm of the attention that falls where it should, a scalar, for `maps` (B, R, Q, 144)."""
-    looked_at, counted = grounding
+def grounding_loss(shares: torch.Tensor, grounding: Grounding) -> torch.Tensor:
+    """Minus the logarithm of the attention that falls where it should, a scalar, for `shares` (B, R, Q, H, 144)."""
+    looked_at, watched, counted = grounding
+    maps = shares.mean(3)  # (B, R, Q, 144)
     together = torch.einsum("brqp,brp->br", maps, looked_at.float()) / maps.shape[2]
     together = (together / ENOUGH).clamp(max=1)[..., None]
-    apart = torch.einsum("brqp,brqp->brq", maps[:, :, : counted.shape[2]], counted.float())
-    return _missed(together, looked_at.any(-1)[..., None]) + _missed(apart, counted.any(-1))
+    by_query = torch.einsum("brqp,brqp->brq", maps[:, :, : watched.shape[2]], watched[:, :, : maps.shape[2]].float())
+    by_head = torch.einsum("brhp,brhp->brh", shares[:, :, -1, : counted.shape[2]], counted.float())
+    asked = looked_at.any(-1)[..., None], watched.any(-1)[:, :, : maps.shape[2]], counted.any(-1)
+    return sum(_missed(hit, which) for hit, which in zip((together, by_query, by_head), asked, strict=True))
 
 
 def _missed(hit: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:

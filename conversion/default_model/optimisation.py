@@ -99,7 +99,7 @@ class Budget:
 
     def go_on_from(self, step: int, elapsed: float) -> None:
         """Begin, or begin again where `step` batches had taken `elapsed` seconds."""
-        self.clock = Clock(self.minutes or 1, elapsed)
+        self.clock = Clock(1 if self.minutes is None else self.minutes, elapsed)
 
     @property
     def elapsed(self) -> float:

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers_flashsloth import FlashSlothConfig, FlashSlothForConditionalGeneration
 
 from .features import FeatureBank, fingerprint
-from .grounding import attention_maps, grounding_loss, overlap_loss, recorded_scores
+from .grounding import attention_shares, grounding_loss, overlap_loss, recorded_scores
 from .optimisation import CHECKPOINT_SECONDS, Budget, Optimisers, fast_products, made_ahead, save_checkpoint
 from .parts import ImagesOf, Window, images_of, without_embq
 from .rows import IGNORED, Batch, RowEncoder
@@ -189,9 +189,9 @@ def stage_losses(
     weights = batch.weights[:, 1:][answered]
     losses = {"answers": (cross_entropy(logits, next_ids[answered], reduction="none") * weights).sum() / weights.sum()}
     if scores and batch.grounding is not None:
-        asked = batch.grounding.looked_at.any(-1) | batch.grounding.counted.any((-2, -1))  # (B, R)
-        maps = attention_maps(scores[0], asked.shape[1])
-        losses["grounding"] = grounding_loss(maps, batch.grounding.in_windows(maps.shape[-1]))
-        if maps.shape[2] > 1:
-            losses["overlap"] = overlap_loss(maps, asked)
+        asked = batch.grounding.asked  # (B, R)
+        shares = attention_shares(scores[0], asked.shape[1])  # (B, R, Q, H, P)
+        losses["grounding"] = grounding_loss(shares, batch.grounding.in_windows(shares.shape[-1]))
+        if shares.shape[2] > 1:
+            losses["overlap"] = overlap_loss(shares.mean(3), asked)
     return losses

@@ -11,7 +11,7 @@ from conversion.default_model.grounding import (
     ENOUGH,
     MAX_OVERLAP,
     Grounding,
-    attention_maps,
+    attention_shares,
     grounding_loss,
     grounding_of,
     overlap,
@@ -40,17 +40,18 @@ def two_things() -> Scene:
 
 def test_attention_goes_to_what_is_asked_about():
     turns = [Turn("", "cat", "corner", (0,)), Turn("", "yes", "present", (0, 1)), Turn("", "no", "present")]
-    looked_at, counted = grounding_of([two_things()] * 2, [turns, turns[:1]])
+    looked_at, watched, counted = grounding_of([two_things()] * 2, [turns, turns[:1]])
     assert looked_at.shape == (2, 3, GRID * GRID)
     assert looked_at.sum(-1).tolist() == [[1, 4, GRID * GRID - 4], [1, 0, 0]]
     assert looked_at[0, 0, 0] and not looked_at[0, 2, 0]
-    assert not counted.any()
+    assert not watched.any() and not counted.any()
 
 
 def test_to_count_each_ninth_offers_a_middle_or_the_ground():
     turns = [Turn("", "2", "count", (0, 1)), Turn("", "1", "count", (1,)), Turn("", "0", "count")]
-    looked_at, counted = grounding_of([two_things()], [turns])
+    looked_at, watched, counted = grounding_of([two_things()], [turns])
     assert not looked_at.any()
+    assert (watched[:, :, :-1] == counted[:, :, :-1]).all() and not watched[:, :, -1].any()  # the last query adds up
     cat, dog = [0], [GRID * row - 1 for row in range(GRID - 2, GRID + 1)]
     ground = (GRID // 3) ** 2
     for run, (first, last) in enumerate([(1, 3), (ground - 1, 3), (ground - 1, ground - 3)]):
@@ -104,42 +105,65 @@ def test_answers_are_read_from_what_they_name(kind):
 
 
 def looking_at(*patches: int) -> torch.Tensor:
-    """Maps of queries that look at one patch of four each, (Q, 4)."""
+    """Maps of queries, or shares of heads, that look at one patch of four each, (n, 4)."""
     return torch.eye(4)[list(patches)]
 
 
+def nowhere(*, watched: int = 4, counted: int = 4) -> Grounding:
+    """Two runs of which nothing is known."""
+    return Grounding(*[torch.zeros(1, 2, *part, 4, dtype=torch.bool) for part in ((), (watched,), (counted,))])
+
+
 def test_nearly_all_attention_goes_to_what_is_asked_about():
-    looked_at = torch.zeros(1, 2, 4, dtype=torch.bool)
-    looked_at[0, 0, 0] = True  # the second run has none
-    grounding = Grounding(looked_at, torch.zeros(1, 2, 4, 4, dtype=torch.bool))
+    grounding = nowhere()
+    grounding.looked_at[0, 0, 0] = True  # the second run has none
+    assert grounding.asked.tolist() == [[True, False]]
 
     def loss(*patches: int) -> float:
-        return grounding_loss(looking_at(*patches).expand(1, 2, 4, 4), grounding).item()
+        return grounding_loss(looking_at(*patches)[:, None].expand(1, 2, 4, 5, 4), grounding).item()
 
     assert loss(0, 0, 0, 0) == 0
     assert loss(0, 0, 1, 2) == pytest.approx(np.log(ENOUGH / 0.5), rel=1e-5)
 
 
-def test_each_query_counts_its_own_part():
-    counted = torch.zeros(1, 2, 2, 4, dtype=torch.bool)
-    counted[0, 1, 0, 1] = counted[0, 1, 1, 2] = True
-    grounding = Grounding(torch.zeros(1, 2, 4, dtype=torch.bool), counted)
+def test_each_query_watches_its_own_part():
+    grounding = nowhere(watched=2)
+    grounding.watched[0, 1, 0, 1] = grounding.watched[0, 1, 1, 2] = True
+    assert grounding.asked.tolist() == [[False, True]]
     maps = torch.stack([looking_at(3, 3, 3), looking_at(1, 2, 3)])[None]  # (1, R=2, Q=3, 4)
-    assert grounding_loss(maps, grounding).item() == pytest.approx(0.0, abs=1e-6)
-    assert grounding_loss(maps[:, :, [1, 0, 2]], grounding) > 10
+    shares = maps[:, :, :, None].expand(-1, -1, -1, 5, -1)
+    assert grounding_loss(shares, grounding).item() == pytest.approx(0.0, abs=1e-6)
+    assert grounding_loss(shares[:, :, [1, 0, 2]], grounding) > 10
 
 
-def test_one_query_looks_at_all_that_is_counted():
-    turns = [[Turn("", "2", "count", (0, 1))]]
-    several, one = grounding_of([two_things()], turns), grounding_of([two_things()], turns, num_queries=1)
-    assert several.counted.any() and not several.looked_at.any()
-    assert one.looked_at.sum() == 4 and not one.counted.any()
+def test_heads_of_the_last_query_count_a_part_each():
+    grounding = nowhere(counted=2)
+    grounding.counted[0, 1, 0, 1] = grounding.counted[0, 1, 1, 2] = True
+    assert grounding.asked.tolist() == [[False, True]]
+    shares = looking_at(1, 2, 3).expand(1, 2, 2, 3, 4).clone()  # (1, R=2, Q=2, H=3, 4)
+    shares[:, 0], shares[:, :, 0] = 0.25, 0.25  # other runs and queries may look anywhere
+    assert grounding_loss(shares, grounding).item() == pytest.approx(0.0, abs=1e-6)
+    assert grounding_loss(shares[:, :, :, [1, 0, 2]], grounding) > 10
+    assert grounding_loss(shares[:, :, [1, 0]], grounding) > 1
 
 
-def test_maps_are_shares_of_each_query():
-    maps = attention_maps(torch.randn(1, 3, 2 * 5, 4), runs=2)
-    assert maps.shape == (1, 2, 5, 4)
-    torch.testing.assert_close(maps.sum(-1), torch.ones(1, 2, 5))
+@pytest.mark.parametrize("num_queries", [1, 4])
+def test_fewer_queries_describe_together_and_count_as_well(num_queries):
+    turns = [[Turn("", "2", "count", (0, 1)), Turn("", "a cat and a dog", "describe", (0, 1))]]
+    nine, fewer = grounding_of([two_things()], turns), grounding_of([two_things()], turns, num_queries)
+    assert (nine.counted == fewer.counted).all() and nine.counted[0, 0].any() and not nine.counted[0, 1].any()
+    assert nine.watched.any(-1).sum(-1).tolist() == [[8, 9]] and not nine.looked_at.any()
+    assert fewer.looked_at.sum(-1).tolist() == [[0, 4]] and not fewer.watched.any()
+    shares = attention_shares(torch.randn(1, 12, 2 * num_queries, GRID * GRID), runs=2)
+    assert grounding_loss(shares, fewer) > 0
+
+
+def test_shares_are_those_of_each_query_and_head():
+    scores = torch.randn(1, 3, 2 * 5, 4)
+    shares = attention_shares(scores, runs=2)
+    assert shares.shape == (1, 2, 5, 3, 4)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(1, 2, 5, 3))
+    torch.testing.assert_close(shares[0, 1, 4, 2], scores[0, 2, 9].softmax(-1))
 
 
 def test_overlap_is_one_for_equal_maps_and_nothing_for_different_ones():
@@ -152,10 +176,8 @@ def test_overlap_is_one_for_equal_maps_and_nothing_for_different_ones():
 
 
 def test_where_nothing_is_known_nothing_is_lost():
-    grounding = Grounding(torch.zeros(1, 1, 4, dtype=torch.bool), torch.zeros(1, 1, 2, 4, dtype=torch.bool))
-    maps = torch.rand(1, 1, 5, 4).softmax(-1)
-    assert grounding_loss(maps, grounding) == 0
-    assert overlap_loss(maps, torch.zeros(1, 1, dtype=torch.bool)) == 0
+    assert grounding_loss(torch.rand(1, 2, 5, 6, 4).softmax(-1), nowhere()) == 0
+    assert overlap_loss(torch.rand(1, 2, 5, 4).softmax(-1), nowhere().asked) == 0
 
 
 def test_scores_are_recorded_inside_the_block_alone():

@@ -85,6 +85,7 @@ def test_a_budget_is_minutes_or_batches(monkeypatch):
     assert minutes.factor(500) == learning_rate_factor(0.5) and not minutes.spent(500)
     now[0] += 60
     assert minutes.spent(500)
+    assert Budget(minutes=0).spent(0) and Budget(steps=0).spent(0)
 
 
 def test_the_learning_rate_ends_at_zero(monkeypatch):
