@@ -6,10 +6,9 @@ Without it EmbQ finds a lone thing soon but takes very long to learn which of se
 - where a thing is asked for that is not there, it goes to the background;
 - to describe, each of the nine queries watches one ninth of the picture: it looks at a thing whose middle lies there,
   or at the ground if there is none;
-- to count, the last query does so with nine of its heads, for the things that are meant. The number is then a sum of
-  nine yes or no, and EmbQ's own output projection adds them up; a share of attention that grows with the number stays
-  too vague to tell four from five, and nine queries' findings the decoder is slow to add. The other queries watch a
-  ninth each as before.
+- to count, nine heads of the last query do so, for the things that are meant. The number is then a sum of nine yes or
+  no, and EmbQ's own output projection adds them up; a share of attention that grows with the number stays too vague to
+  tell four from five.
 
 Nothing makes nine queries differ by itself. Questions of the last kind do, and a loss on what their maps share.
 """
@@ -50,14 +49,14 @@ class Grounding(NamedTuple):
     looked_at: torch.Tensor
     """By all queries together, (B, R, 144) bool; none where each watches a ninth."""
     watched: torch.Tensor
-    """By each of the nine queries, (B, R, 9, 144) bool; none where nothing is counted or described."""
+    """By each of the nine queries, (B, R, 9, 144) bool; none where nothing is described."""
     counted: torch.Tensor
     """By each of the last query's first nine heads, (B, R, 9, 144) bool; none where nothing is counted."""
 
     @property
     def asked(self) -> torch.Tensor:
         """The runs of which it is known, (B, R) bool."""
-        return self.looked_at.any(-1) | self.watched.any((-2, -1)) | self.counted.any((-2, -1))
+        return self.looked_at.any(-1) | self.watched.any((-2, -1))
 
     def in_windows(self, count: int) -> Grounding:
         """The same for `count` square windows instead of patches: one is looked at if a patch of it is."""
@@ -67,7 +66,7 @@ class Grounding(NamedTuple):
 
 
 def grounding_of(scenes: list[Scene], turns: list[list[Turn]], num_queries: int = NINTHS) -> Grounding:
-    """Where to look for the answer to each turn about its scene; other than nine queries look together."""
+    """Where to look for the answer to each turn about its scene; other than nine queries describe together."""
     looked_at = np.zeros((len(scenes), max(map(len, turns)), GRID * GRID), bool)
     watched, counted = np.zeros((2, *looked_at.shape[:2], NINTHS, GRID * GRID), bool)
     for row, (scene, row_turns) in enumerate(zip(scenes, turns, strict=True)):
@@ -75,11 +74,10 @@ def grounding_of(scenes: list[Scene], turns: list[list[Turn]], num_queries: int 
             continue
         shown, middles = scene.covered() >= MIN_COVER, scene.middles()  # (144, things), (things,)
         for run, turn in enumerate(row_turns):
-            about, apart = list(turn.about), num_queries == NINTHS
+            about = list(turn.about)
             if turn.family == "count":
                 counted[row, run] = _in_ninths(shown, middles, about)
-                watched[row, run, :-1] = counted[row, run, :-1] & apart
-            elif turn.family == "describe" and apart:
+            if turn.family == "describe" and num_queries == NINTHS:
                 watched[row, run] = _in_ninths(shown, middles, about)
             else:
                 looked_at[row, run] = shown[:, about].any(-1) if about else ~shown.any(-1)

@@ -78,10 +78,19 @@ class RowEncoder:
         return ids, [IGNORED] * tokens + said + [IGNORED] * len(self.queries) + newline
 
     def questions(
-        self, scenes: list[Scene], patches: torch.Tensor, num_turns: int, tokens: int, random: Random
+        self,
+        scenes: list[Scene],
+        patches: torch.Tensor,
+        num_turns: int,
+        tokens: int,
+        random: Random,
+        left_out: tuple[str, ...] = (),
     ) -> Batch:
-        """A batch of one conversation a scene, with up to `num_turns` questions each."""
-        turns = [self.turns(scene, num_turns, random) for scene in scenes]
+        """A batch of one conversation a scene, with up to `num_turns` questions each, none of the families `left_out`.
+
+        A scene that nothing else can be asked about is in the batch, but nothing is learnt from it.
+        """
+        turns = [self.turns(scene, num_turns, random, left_out) for scene in scenes]
         rows = [self.conversation(row_turns, tokens) for row_turns in turns]
         return self._batch(rows, patches, grounding_of(scenes, turns, len(self.queries)))
 
@@ -92,9 +101,10 @@ class RowEncoder:
         return self._batch(rows, patches[known], None)
 
     @staticmethod
-    def turns(scene: Scene, num_turns: int, random: Random) -> list[Turn]:
+    def turns(scene: Scene, num_turns: int, random: Random, left_out: tuple[str, ...] = ()) -> list[Turn]:
         """Up to `num_turns` questions; a description comes last, as it tells what others ask."""
-        return sorted(questions_about(scene, random)[:num_turns], key=lambda turn: turn.family == "describe")
+        asked = [turn for turn in questions_about(scene, random) if turn.family not in left_out]
+        return sorted(asked[:num_turns], key=lambda turn: turn.family == "describe")
 
     def _batch(self, rows: list, patches: torch.Tensor, grounding: Grounding | None) -> Batch:
         length = max(len(ids) for ids, _ in rows)

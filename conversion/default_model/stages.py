@@ -38,7 +38,8 @@ class Stage:
     blindfolded: float = 0.0
     """Share of the batches of questions in which EmbQ is off, so that visual tokens must do."""
     misled: float = 0.0
-    """Share of the batches of questions in which EmbQ reads another picture, so that visual tokens are believed."""
+    """Share of the batches of questions, but for counts, in which EmbQ reads another picture, so that visual tokens are
+    believed."""
     losses: dict[str, float] = field(default_factory=dict)
     """Weights of the losses beside that of the answers: "grounding" and "overlap"."""
     windows: dict[int, float] = field(default_factory=lambda: {3: 1.0})
@@ -59,7 +60,7 @@ INSTRUCTION = Stage(
     captions=0.15,
     blindfolded=0.1,
     misled=0.1,
-    losses={"grounding": 0.3, "overlap": 0.5},
+    losses={"grounding": 1.5, "overlap": 0.5},
     windows={3: 0.64, 2: 0.08, 4: 0.1, 6: 0.12, 12: 0.06},
 )
 
@@ -87,9 +88,10 @@ class Draw:
             return batch, (window, window), "none"
         kinds = {"none": stage.blindfolded, "another": stage.misled}
         reads = random.choices((*kinds, "its own"), (*kinds.values(), 1 - sum(kinds.values())))[0]
-        if reads == "another":  # few tokens would know too little to be believed
-            window = self.window
-        batch = self.encoder.questions(scenes, patches, random.choice(TURNS), self.tokens(window), random)
+        left_out = ()
+        if reads == "another":  # few tokens know too little to be believed, and of numbers all do
+            window, left_out = self.window, ("count",)
+        batch = self.encoder.questions(scenes, patches, random.choice(TURNS), self.tokens(window), random, left_out)
         return batch, (window, window), reads
 
     def tokens(self, window: int) -> int:
