@@ -4,7 +4,7 @@
 
 Every run draws the same pictures in the same order for the same number of batches, whatever the machine; all stand
 behind the vision tower that ships, which stays frozen. Run the same command again after an interruption and it goes on;
-finished runs are kept in DIR. `--tiny` runs everything with a few rows, as a test of the command; its figures mean
+what finished runs measured is kept in DIR, or where `--results` says. `--tiny` runs everything with a few rows, as a test of the command; its figures mean
 nothing.
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -28,19 +29,29 @@ from .marked import write_between_markers
 from .operations import operations
 from .optimisation import Budget
 from .pictures import Pictures
-from .stages import ALIGNMENT, INSTRUCTION, Stage, run_stage
+from .stages import INSTRUCTION, STAGES, Stage, run_stage
 from .tokenizer import train_tokenizer
 from .train import DEFAULT_CHECKPOINT, build_model, load_tokenizer, processor, tower_of
 from .variants import TINY, VARIANTS, Size, Variant, see_as
 
 MAX_SEEDS = 10
+COUNTS = ("pictures", "alignment", "looking", "instruction", "questions")
+"""Fields of a size that an option may set."""
 
 
 class Ablation:
     """What all runs share: the tower, the tokenizer, the pictures and the questions."""
 
-    def __init__(self, output: Path, size: Size, device: torch.device, tower: Path = DEFAULT_CHECKPOINT):
+    def __init__(
+        self,
+        output: Path,
+        size: Size,
+        device: torch.device,
+        tower: Path = DEFAULT_CHECKPOINT,
+        results: Path | None = None,
+    ):
         self.output, self.size, self.device = output, size, device
+        self.results = results or output / "results"
         self.tower = tower_of(tower)
         if not (output / "tokenizer").exists():
             train_tokenizer().save_pretrained(output / "tokenizer")
@@ -51,11 +62,16 @@ class Ablation:
 
     def run(self, name: str, seed: int) -> Run:
         """Train and measure one variant with one seed, or read what was measured before."""
-        kept = self.output / f"{name}-{seed}"
-        result = kept / "result.json"
+        result = self.results / f"{name}-{seed}.json"
         if result.exists():
-            return Run(**json.loads(result.read_text()))
-        kept.mkdir(parents=True, exist_ok=True)
+            run = Run(**json.loads(result.read_text()))
+            if run.size != asdict(self.size):
+                raise ValueError(
+                    f"{result} was measured on {_said(run.size)}, and this is {_said(asdict(self.size))}; "
+                    "runs of different sizes cannot be compared: choose other --results, or the same size."
+                )
+            return run
+        kept = self.output / f"{name}-{seed}"
         variant = VARIANTS[name]
         torch.manual_seed(seed)
         model = build_model(self.tokenizer, self.device, self.tower, **variant.choices)
@@ -68,29 +84,37 @@ class Ablation:
         see_as(model, variant)
         ask = Answerer(model, processor(model.config, self.tokenizer))
         scores = {family: mean_score(ask(items), items) for family, items in self.questions.items()}
-        run = Run(name, seed, scores, model.config.tokens_per_view, operations(ask, self.questions["name"][0]))
+        cost = operations(ask, self.questions["name"][0])
+        run = Run(name, seed, scores, model.config.tokens_per_view, cost, asdict(self.size))
+        result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(json.dumps(run._asdict(), indent=2) + "\n")
-        for stage, _ in self._stages(variant):
-            (kept / f"{stage.name}.pt").unlink()
+        shutil.rmtree(kept)
         return run
 
     def _stages(self, variant: Variant) -> list[tuple[Stage, int]]:
-        """Stages and their batches; without the first, the second gets as many rows more."""
-        alignment, instruction = (self.size.stage(stage, variant) for stage in (ALIGNMENT, INSTRUCTION))
-        if variant.aligned:
-            return [(alignment, self.size.alignment), (instruction, self.size.instruction)]
-        return [(instruction, self.size.instruction + self.size.alignment * alignment.rows // instruction.rows)]
+        """Stages and their batches; instruction gets the rows of those that a variant leaves out."""
+        planned = [(self.size.stage(stage, variant), self.size.batches(stage)) for stage in STAGES]
+        left_out = sum(stage.rows * steps for stage, steps in planned if stage.name in variant.left_out)
+        more = {INSTRUCTION.name: left_out // planned[-1][0].rows}
+        return [
+            (stage, steps + more.get(stage.name, 0)) for stage, steps in planned if stage.name not in variant.left_out
+        ]
+
+
+def _said(size: dict[str, int | None]) -> str:
+    return ", ".join(f"{value:,} {name}" for name, value in size.items() if value is not None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="directory of checkpoints and results")
+    parser.add_argument("--results", type=Path, help="directory of what finished runs measured, not one in --output")
     parser.add_argument("--seeds", type=int, default=3, help=f"runs of each variant, 2 to {MAX_SEEDS}")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--page", type=Path, help="also write table and plot into this page, between its markers")
     parser.add_argument("--tower", type=Path, default=DEFAULT_CHECKPOINT, help="checkpoint of another vision tower")
     parser.add_argument("--tiny", action="store_true", help="a test of the command, not of the model")
-    for name in ("pictures", "alignment", "instruction", "questions"):
+    for name in COUNTS:
         parser.add_argument(f"--{name}", type=int, help=f"instead of {getattr(Size(), name):,}")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
@@ -98,10 +122,10 @@ def main() -> None:
         parser.error(f"--seeds must be from 2 to {MAX_SEEDS}: one run has no interval")
     if arguments.tiny and arguments.page:
         parser.error("--tiny gives no figures for a --page: leave one of them out")
-    chosen = {name: getattr(arguments, name) for name in ("pictures", "alignment", "instruction", "questions")}
+    chosen = {name: getattr(arguments, name) for name in COUNTS}
     size = replace(TINY if arguments.tiny else Size(), **{name: value for name, value in chosen.items() if value})
 
-    ablation = Ablation(arguments.output, size, torch.device(arguments.device), arguments.tower)
+    ablation = Ablation(arguments.output, size, torch.device(arguments.device), arguments.tower, arguments.results)
     names = dict.fromkeys(["full", *arguments.variants])  # the others are compared with it
     # Seed by seed, so that an interrupted ablation has whole pairs.
     plan = [(name, seed) for seed in range(arguments.seeds) for name in names]

@@ -23,6 +23,8 @@ class Run(NamedTuple):
     visual_tokens: int
     operations: int
     """To the first token of an answer."""
+    size: dict[str, int | None]
+    """How much it trained and answered, the fields of its `Size`."""
 
     @property
     def mean(self) -> float:
@@ -56,8 +58,9 @@ def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
         )
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        f"{rows}\n\n{len(full)} seeds; {size.alignment:,} batches of alignment, {size.instruction:,} of instruction; "
-        f"{size.pictures:,} pictures; {size.questions:,} questions a family; ± is half of a 95 % interval over seeds."
+        f"{rows}\n\n{len(full)} seeds; {size.alignment:,} batches of alignment, {size.looking:,} of looking, "
+        f"{size.instruction:,} of instruction; {size.pictures:,} pictures; {size.questions:,} questions a family; "
+        "± is half of a 95 % interval over seeds."
     )
 
 

@@ -27,28 +27,45 @@ def fast_products(device: torch.device) -> torch.autocast:
 class Optimisers:
     """Muon for the weight matrices of transformer layers, AdamW for everything else."""
 
-    def __init__(self, modules: list[nn.Module], matrix_lr: float, other_lr: float, weight_decay: float = 0.02):
-        matrices, others = [], []
+    def __init__(
+        self,
+        modules: list[nn.Module],
+        matrix_lr: float,
+        other_lr: float,
+        weight_decay: float = 0.02,
+        embq_rate: float = 1.0,
+    ):
+        """`embq_rate` is the share of the learning rates that the embedded query module gets."""
+        groups = {(matrix, embq): [] for matrix in (True, False) for embq in (True, False)}
         for module in modules:
             for name, parameter in module.named_parameters():
                 if not parameter.requires_grad:
                     continue
-                is_matrix = parameter.ndim == 2 and ("layers." in name or "embq" in name or "projector" in name)
-                (matrices if is_matrix and min(parameter.shape) > 1 else others).append(parameter)
+                embq = "embq" in name
+                matrix = parameter.ndim == 2 and ("layers." in name or embq or "projector" in name)
+                groups[matrix and min(parameter.shape) > 1, embq].append(parameter)
+        peaks = {True: matrix_lr, False: other_lr}
+        matrices, others = (
+            [
+                {"params": groups[matrix, embq], "peak": peaks[matrix] * (embq_rate if embq else 1.0)}
+                for embq in (False, True)
+                if groups[matrix, embq]
+            ]
+            for matrix in (True, False)
+        )
         self.optimisers = [
             torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.98), weight_decay=0.0),
         ]
-        self.peaks = (matrix_lr, other_lr)
-        self.parameters = matrices + others
+        self.parameters = [parameter for group in groups.values() for parameter in group]
 
     def step(self, loss: torch.Tensor, factor: float) -> None:
         """One update, gradients clipped to norm 1, at `factor` times the peak learning rates."""
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimiser, peak in zip(self.optimisers, self.peaks, strict=True):
+        for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = peak * factor
+                group["lr"] = group["peak"] * factor
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
 

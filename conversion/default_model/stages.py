@@ -40,8 +40,12 @@ class Stage:
     misled: float = 0.0
     """Share of the batches of questions, but for counts, in which EmbQ reads another picture, so that visual tokens are
     believed."""
-    losses: dict[str, float] = field(default_factory=dict)
-    """Weights of the losses beside that of the answers: "grounding" and "overlap"."""
+    losses: dict[str, float] = field(default_factory=lambda: {"answers": 1.0})
+    """Weights of the losses "answers", "grounding" and "overlap"."""
+    learns: str = ""
+    """Part of the names of what learns; with nothing given, all but the vision tower does."""
+    embq_rate: float = 1.0
+    """Share of the learning rates that EmbQ gets."""
     windows: dict[int, float] = field(default_factory=lambda: {3: 1.0})
     """Patches along a pooling window -> share of the batches."""
 
@@ -54,15 +58,26 @@ ALIGNMENT = Stage(
     windows={3: 0.7, 2: 0.06, 4: 0.08, 6: 0.08, 12: 0.08},
 )
 """Nothing but visual tokens tells of the picture: EmbQ learns so soon that beside it they would be left idle."""
+LOOKING = Stage(
+    "looking",
+    rows=32,
+    captions=0.0,
+    losses={"grounding": 1.0, "overlap": 0.3},
+    learns="embq",
+)
+"""EmbQ alone learns where to look, and from nothing else."""
 INSTRUCTION = Stage(
     "instruction",
     rows=32,
     captions=0.15,
     blindfolded=0.1,
     misled=0.1,
-    losses={"grounding": 1.5, "overlap": 0.5},
+    losses={"answers": 1.0, "grounding": 1.0, "overlap": 0.5},
+    embq_rate=0.25,
     windows={3: 0.64, 2: 0.08, 4: 0.1, 6: 0.12, 12: 0.06},
 )
+"""EmbQ knows by now where to look; at the full rate its attention would harden on single tokens and stay there."""
+STAGES = (ALIGNMENT, LOOKING, INSTRUCTION)
 
 
 class Draw:
@@ -111,8 +126,9 @@ def run_stage(
 ) -> None:
     """Train everything behind the tower until `budget` is spent, checkpointing at `path` and going on from there."""
     device = model.device
-    model.model.vision_tower.requires_grad_(False)
-    optimisers = Optimisers([model], MATRIX_LR, OTHER_LR)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("vision_tower" not in name and stage.learns in name)
+    optimisers = Optimisers([model], MATRIX_LR, OTHER_LR, embq_rate=stage.embq_rate)
     tower = fingerprint(model.model.vision_tower)
     step = 0
     if path.exists():
@@ -151,8 +167,8 @@ def run_stage(
                     batch = batch._replace(grounding=None)
                     images.last_hidden_state = images.last_hidden_state.roll(1, 0)
                 losses = stage_losses(model, batch, images)
-            weighted = [stage.losses.get(name, 0.0) * loss for name, loss in losses.items() if name != "answers"]
-            optimisers.step(sum(weighted, losses["answers"]), budget.factor(step))
+            weighted = [stage.losses[name] * loss for name, loss in losses.items() if name in stage.losses]
+            optimisers.step(sum(weighted), budget.factor(step))
             step += 1
             bar.update(1)
             if step % 10 == 0:

@@ -35,14 +35,14 @@ from .optimisation import Budget
 from .pictures import Pictures
 from .pretrain_vision import pretrain_vision
 from .scene import PATCH_SIZE
-from .stages import ALIGNMENT, INSTRUCTION, run_stage
+from .stages import ALIGNMENT, INSTRUCTION, LOOKING, STAGES, run_stage
 from .tokenizer import IMAGE, QUERY, train_tokenizer
 
 DEFAULT_CHECKPOINT = Path(transformers_flashsloth.__file__).with_name("default_checkpoint")
 """Where the trained default lies in the package."""
 NUM_PICTURES = 60_000
-"""Pictures of both stages; their features take 3.3 GB."""
-MINUTES = {"vision": 120.0, ALIGNMENT.name: 80.0, INSTRUCTION.name: 280.0}
+"""Pictures of the stages; their features take 3.3 GB."""
+MINUTES = {"vision": 120.0, ALIGNMENT.name: 80.0, LOOKING.name: 10.0, INSTRUCTION.name: 270.0}
 """What each part of the training takes; eight hours in all."""
 LONGEST_ANSWER = 96
 """Tokens; a description of seven things takes 80."""
@@ -112,13 +112,13 @@ def train(
     tower: Path | None = None,
     start: Path | None = None,
 ) -> None:
-    """Tower, both stages and the export; checkpoints are kept in `output`/training.
+    """Tower, the stages behind it and the export; checkpoints are kept in `output`/training.
 
     With a `start`, a saved model, there is nothing left but instruction.
     """
     kept = output / "training"
     if start:
-        tower, minutes = start, minutes | {"vision": 0.0, ALIGNMENT.name: 0.0}
+        tower, minutes = start, dict.fromkeys(minutes, 0.0) | {INSTRUCTION.name: minutes[INSTRUCTION.name]}
     first = tower_of(tower) if tower and not (kept / "vision.pt").exists() else None
     vision = pretrain_vision(kept / "vision.pt", minutes["vision"], seed, device, first)
     if not (kept / "tokenizer").exists():
@@ -130,7 +130,7 @@ def train(
         model.load_state_dict(weights_of(start))
     bank = FeatureBank(kept / "features", Pictures(seed), pictures, model.model.vision_tower)
     bank.fill()
-    for stage in (ALIGNMENT, INSTRUCTION):
+    for stage in STAGES:
         budget = Budget(minutes=minutes[stage.name])
         run_stage(stage, model, bank, tokenizer, kept / f"{stage.name}.pt", budget, seed)
     export(model, tokenizer, output)
@@ -142,7 +142,7 @@ def main() -> None:
     for part, minutes in MINUTES.items():
         parser.add_argument(f"--{part}-minutes", type=float, default=minutes, help="over interruptions")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=NUM_PICTURES, help="pictures of both stages, 55 kB each")
+    parser.add_argument("--pictures", type=int, default=NUM_PICTURES, help="pictures of the stages, 55 kB each")
     parser.add_argument("--tower", type=Path, help="checkpoint whose vision tower to begin with, not a random one")
     parser.add_argument("--start", type=Path, help="checkpoint to go on from: instruction alone is done")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

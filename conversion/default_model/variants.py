@@ -12,7 +12,7 @@ from transformers_flashsloth import FlashSlothForConditionalGeneration
 from transformers_flashsloth.model.modeling_flashsloth import FlashSlothModel
 
 from .parts import ImagesOf, Window, images_of, pooled_images_of
-from .stages import Stage
+from .stages import ALIGNMENT, LOOKING, Stage
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,21 @@ class Variant:
     """Fields of its config."""
     images_of: ImagesOf = images_of
     """What decoder and EmbQ see of a picture's patches."""
-    aligned: bool = True
-    """Whether it goes through stage 1; if not, stage 2 gets the rows of both."""
+    left_out: tuple[str, ...] = ()
+    """Stages that it does not go through; instruction gets their rows."""
 
 
 VARIANTS = {
     "full": Variant("SAP and EmbQ (FlashSloth)"),
     "average": Variant("average pooling and EmbQ", {"pooling": "average"}),
     "unpooled": Variant("no pooling, EmbQ", {"pooling": "none"}),
-    "without-embq": Variant("SAP, no EmbQ", {"num_query_tokens": 0}),
-    "neither": Variant("average pooling, no EmbQ", {"pooling": "average", "num_query_tokens": 0}),
+    "without-embq": Variant("SAP, no EmbQ", {"num_query_tokens": 0}, left_out=(LOOKING.name,)),
+    "neither": Variant(
+        "average pooling, no EmbQ", {"pooling": "average", "num_query_tokens": 0}, left_out=(LOOKING.name,)
+    ),
     "one-query": Variant("SAP and EmbQ of one query", {"num_query_tokens": 1}),
     "pooled-embq": Variant("SAP, and EmbQ that reads pooled tokens only", images_of=pooled_images_of),
-    "unaligned": Variant("SAP and EmbQ, without stage 1", aligned=False),
+    "unaligned": Variant("SAP and EmbQ, without stage 1", left_out=(ALIGNMENT.name,)),
 }
 
 
@@ -45,14 +47,18 @@ class Size:
     """How much each run trains and answers."""
 
     pictures: int = 30_000
-    alignment: int = 600
-    """Batches of stage 1."""
-    instruction: int = 500
-    """Batches of stage 2."""
+    alignment: int = 500
+    looking: int = 150
+    instruction: int = 400
+    """Batches of each stage."""
     questions: int = 300
     """Of each family."""
     rows: int | None = None
     """Rows a batch, where not each stage's own."""
+
+    def batches(self, stage: Stage) -> int:
+        """Of a stage that nothing was left out of."""
+        return getattr(self, stage.name)
 
     def stage(self, stage: Stage, variant: Variant) -> Stage:
         """`stage` with batches of this size, and without windows for a variant that does not pool."""
@@ -60,7 +66,7 @@ class Size:
         return replace(stage, rows=self.rows or stage.rows, windows=windows)
 
 
-TINY = Size(pictures=32, alignment=2, instruction=2, questions=2, rows=4)
+TINY = Size(pictures=32, alignment=2, looking=1, instruction=2, questions=2, rows=4)
 
 
 def see_as(model: FlashSlothForConditionalGeneration, variant: Variant) -> None:

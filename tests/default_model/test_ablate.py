@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from conversion.default_model import ablate, train
 from conversion.default_model.ablate import Ablation
 from conversion.default_model.ablation_report import Run, interval, table
 from conversion.default_model.held_out import FAMILIES
-from conversion.default_model.stages import ALIGNMENT, INSTRUCTION
+from conversion.default_model.stages import ALIGNMENT, INSTRUCTION, LOOKING
 from conversion.default_model.variants import TINY, VARIANTS, Size, see_as
 from tests.default_model.fakes import fake_easy_vqa, fake_glyphs
 
@@ -65,15 +66,27 @@ def test_a_finished_run_is_kept(ablation, monkeypatch):
     first = ablation.run("neither", seed=1)
     monkeypatch.setattr(ablate, "run_stage", None)  # would fail
     assert ablation.run("neither", seed=1) == first
-    assert [path.name for path in (ablation.output / "neither-1").iterdir()] == ["result.json"]
+    assert [path.name for path in ablation.results.iterdir()] == ["neither-1.json"]
+    assert not (ablation.output / "neither-1").exists(), "its checkpoints are of no use any more"
 
 
-def test_without_the_first_stage_the_second_has_its_rows(ablation):
-    ablation.size = Size(alignment=10, instruction=7)
-    (_, first), (instruction, second) = ablation._stages(VARIANTS["full"])
-    ((alone, steps),) = ablation._stages(VARIANTS["unaligned"])
-    assert (first, second) == (10, 7) and alone == instruction
-    assert steps * INSTRUCTION.rows == first * ALIGNMENT.rows + second * INSTRUCTION.rows
+def test_runs_of_another_size_are_refused(ablation):
+    ablation.run("neither", seed=1)
+    ablation.size = replace(TINY, instruction=3)
+    with pytest.raises(ValueError, match=r"on 32 pictures, 2 alignment.* and this is .*3 instruction.*choose other"):
+        ablation.run("neither", seed=1)
+
+
+def test_every_variant_learns_from_as_many_rows(ablation):
+    """Instruction gets the rows of a stage that is left out: alignment of one variant, looking where nothing looks."""
+    ablation.size = Size(alignment=10, looking=4, instruction=7)
+    stages = {name: ablation._stages(variant) for name, variant in VARIANTS.items()}
+    assert len({sum(stage.rows * steps for stage, steps in own) for own in stages.values()}) == 1
+    names = {name: [stage.name for stage, _ in own] for name, own in stages.items()}
+    assert names["full"] == [ALIGNMENT.name, LOOKING.name, INSTRUCTION.name]
+    assert names["unaligned"] == [LOOKING.name, INSTRUCTION.name]
+    for name, variant in VARIANTS.items():
+        assert (LOOKING.name in names[name]) == (variant.choices.get("num_query_tokens") != 0)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -100,7 +113,7 @@ def test_intervals_are_students():
 
 def test_the_table_pairs_runs_by_seed():
     def run(variant: str, seed: int, score: float) -> Run:
-        return Run(variant, seed, dict.fromkeys(FAMILIES, score), 16, 2_000_000)
+        return Run(variant, seed, dict.fromkeys(FAMILIES, score), 16, 2_000_000, {})
 
     # Seeds differ by ten points, the variants by two in each: the paired interval is narrow.
     runs = [run("full", seed, 0.5 + seed / 10) for seed in range(3)]
@@ -130,4 +143,4 @@ def test_the_command_writes_its_table(ablation, monkeypatch, capsys):
     text = (ablation.output / "table.md").read_text()
     assert text.strip() in capsys.readouterr().out
     assert VARIANTS["full"].title in text and VARIANTS["neither"].title in text
-    assert json.loads((ablation.output / "full-1" / "result.json").read_text())["seed"] == 1
+    assert json.loads((ablation.results / "full-1.json").read_text())["seed"] == 1

@@ -13,7 +13,7 @@ from conversion.default_model.optimisation import Budget
 from conversion.default_model.parts import images_of, pooled_images_of, without_embq
 from conversion.default_model.pictures import Pictures
 from conversion.default_model.rows import RowEncoder
-from conversion.default_model.stages import ALIGNMENT, INSTRUCTION, Draw, run_stage, stage_losses
+from conversion.default_model.stages import ALIGNMENT, INSTRUCTION, LOOKING, STAGES, Draw, run_stage, stage_losses
 from tests.default_model.fakes import fake_easy_vqa, fake_glyphs
 
 CPU = torch.device("cpu")
@@ -172,6 +172,20 @@ def test_misled_embq_reads_another_picture_and_is_not_told_where_to_look(tmp_pat
     assert batch.grounding is None
 
 
+def test_misled_embq_is_not_doubted_about_numbers(monkeypatch, tmp_path):
+    """Visual tokens hardly know a number: to believe them there would teach not to count."""
+    drawn = draw_of(
+        replace(INSTRUCTION, rows=6, captions=0.0, blindfolded=0.0, misled=0.5), bank_for(model(), tmp_path)
+    )
+    told = {reads: set() for reads in ("its own", "another")}
+    turns = RowEncoder.turns
+    monkeypatch.setattr(RowEncoder, "turns", staticmethod(lambda *args: asked.extend(turns(*args)) or asked[:1]))
+    for index in range(12):
+        asked = []
+        told[drawn(index)[2]].update(turn.family for turn in asked)
+    assert told["its own"] - told["another"] == {"count"} and len(told["another"]) > 2
+
+
 def test_alignment_leaves_embq_as_it_was(tmp_path):
     whole = model()
     before = {name: value.clone() for name, value in whole.state_dict().items()}
@@ -187,6 +201,22 @@ def test_alignment_leaves_embq_as_it_was(tmp_path):
     moved = {name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
     assert any("pooling" in name for name in moved) and any("language_model" in name for name in moved)
     assert not any("embq" in name or "vision_tower" in name for name in moved)
+
+
+def test_embq_alone_learns_where_to_look(tmp_path):
+    whole = model()
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    bank = bank_for(whole, tmp_path)
+    run_stage(replace(LOOKING, rows=2), whole, bank, TOKENIZER, tmp_path / "l.pt", Budget(steps=2), seed=0)
+    moved = {name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("image_attention.q_proj" in name for name in moved) and all("embq" in name for name in moved)
+    assert not any("up_proj" in name or "v_proj" in name for name in moved if "image_attention" in name)
+    run_stage(replace(INSTRUCTION, rows=2), whole, bank, TOKENIZER, tmp_path / "i.pt", Budget(steps=1), seed=0)
+    assert all(p.requires_grad != ("vision_tower" in name) for name, p in whole.named_parameters())
+
+
+def test_the_stages_come_in_the_order_of_what_they_need():
+    assert [stage.name for stage in STAGES] == ["alignment", "looking", "instruction"]
 
 
 def test_a_stage_goes_on_as_if_never_interrupted(tmp_path):

@@ -48,11 +48,11 @@ def test_the_command_goes_through_every_part(monkeypatch, tmp_path):
     fake_easy_vqa(monkeypatch)
     train.load_tokenizer(train.DEFAULT_CHECKPOINT).save_pretrained(tmp_path / "training" / "tokenizer")
     monkeypatch.setattr(pretrain_vision, "BATCH_SIZE", 2)
-    for stage in ("ALIGNMENT", "INSTRUCTION"):
-        monkeypatch.setattr(train, stage, replace(getattr(train, stage), rows=2))
+    monkeypatch.setattr(train, "STAGES", [replace(stage, rows=2) for stage in train.STAGES])
     minutes = dict.fromkeys(train.MINUTES, 1e-4)
     train.train(tmp_path, 0, CPU, minutes, pictures=4)
-    assert {path.name for path in (tmp_path / "training").iterdir()} >= {"vision.pt", "alignment.pt", "instruction.pt"}
+    checkpoints = {path.name for path in (tmp_path / "training").glob("*.pt")}
+    assert checkpoints == {"vision.pt", "alignment.pt", "looking.pt", "instruction.pt"}
     model = train.AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert model.generation_config.max_new_tokens == train.LONGEST_ANSWER
     vision = torch.load(tmp_path / "training" / "vision.pt")["tower"]
@@ -68,7 +68,7 @@ def test_a_training_can_go_on_from_a_saved_model(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "run_stage", lambda stage, *args: trained.append((stage.name, args[4].minutes)))
     minutes = dict.fromkeys(train.MINUTES, 7.0)
     train.train(tmp_path, 0, CPU, minutes, pictures=4, start=train.DEFAULT_CHECKPOINT)
-    assert trained == [("alignment", 0.0), ("instruction", 7.0)]
+    assert trained == [("alignment", 0.0), ("looking", 0.0), ("instruction", 7.0)]
     before, after = train.weights_of(train.DEFAULT_CHECKPOINT), train.weights_of(tmp_path)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert train.load_tokenizer(tmp_path).get_vocab() == train.load_tokenizer(train.DEFAULT_CHECKPOINT).get_vocab()
@@ -106,6 +106,18 @@ def test_muon_gets_the_matrices_of_layers_alone():
     muon, adamw = Optimisers([model], 1e-3, 1e-3).optimisers
     assert [p.shape for group in muon.param_groups for p in group["params"]] == [(4, 4)]
     assert sum(len(group["params"]) for group in adamw.param_groups) == 3
+
+
+def test_embq_may_learn_more_slowly():
+    parts = {"embq": nn.Linear(4, 4), "layers": nn.ModuleList([nn.Linear(4, 4)])}
+    optimisers = Optimisers([nn.ModuleDict(parts)], 1e-2, 1e-3, embq_rate=0.25)
+    optimisers.step(sum(parameter.sum() for parameter in optimisers.parameters), factor=0.5)
+    rates = {tuple(p.shape): [] for p in optimisers.parameters}
+    for optimiser in optimisers.optimisers:
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                rates[tuple(parameter.shape)].append(group["lr"])
+    assert rates == {(4, 4): [5e-3, 1.25e-3], (4,): [5e-4, 1.25e-4]}
 
 
 def test_batches_come_in_order():
