@@ -4,8 +4,8 @@
 
 Every run draws the same pictures in the same order for the same number of batches, whatever the machine; all stand
 behind the vision tower that ships, which stays frozen. Run the same command again after an interruption and it goes on;
-what finished runs measured is kept in DIR, or where `--results` says. `--tiny` runs everything with a few rows, as a test of the command; its figures mean
-nothing.
+what finished runs measured is kept in DIR, or where `--results` says. `--tiny` runs everything with a few rows, as a
+test of the command; its figures mean nothing.
 """
 
 from __future__ import annotations
