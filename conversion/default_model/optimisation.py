@@ -33,31 +33,26 @@ class Optimisers:
         matrix_lr: float,
         other_lr: float,
         weight_decay: float = 0.02,
-        embq_rate: float = 1.0,
+        rate_of: Callable[[str], float] = lambda name: 1.0,
     ):
-        """`embq_rate` is the share of the learning rates that the embedded query module gets."""
-        groups = {(matrix, embq): [] for matrix in (True, False) for embq in (True, False)}
+        """`rate_of` a parameter's name is the share of the learning rates that it gets."""
+        groups: dict[bool, dict[float, list[nn.Parameter]]] = {True: {}, False: {}}
         for module in modules:
             for name, parameter in module.named_parameters():
                 if not parameter.requires_grad:
                     continue
-                embq = "embq" in name
-                matrix = parameter.ndim == 2 and ("layers." in name or embq or "projector" in name)
-                groups[matrix and min(parameter.shape) > 1, embq].append(parameter)
-        peaks = {True: matrix_lr, False: other_lr}
+                is_matrix = parameter.ndim == 2 and ("layers." in name or "embq" in name or "projector" in name)
+                own = groups[is_matrix and min(parameter.shape) > 1]
+                own.setdefault(rate_of(name), []).append(parameter)
         matrices, others = (
-            [
-                {"params": groups[matrix, embq], "peak": peaks[matrix] * (embq_rate if embq else 1.0)}
-                for embq in (False, True)
-                if groups[matrix, embq]
-            ]
-            for matrix in (True, False)
+            [{"params": parameters, "peak": peak * rate} for rate, parameters in sorted(groups[is_matrix].items())]
+            for is_matrix, peak in ((True, matrix_lr), (False, other_lr))
         )
         self.optimisers = [
             torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.98), weight_decay=0.0),
         ]
-        self.parameters = [parameter for group in groups.values() for parameter in group]
+        self.parameters = [parameter for group in matrices + others for parameter in group["params"]]
 
     def step(self, loss: torch.Tensor, factor: float) -> None:
         """One update, gradients clipped to norm 1, at `factor` times the peak learning rates."""

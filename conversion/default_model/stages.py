@@ -44,8 +44,8 @@ class Stage:
     """Weights of the losses "answers", "grounding" and "overlap"."""
     learns: str = ""
     """Part of the names of what learns; with nothing given, all but the vision tower does."""
-    embq_rate: float = 1.0
-    """Share of the learning rates that EmbQ gets."""
+    looking_rate: float = 1.0
+    """Share of the learning rates that those parts of EmbQ get that say where it looks."""
     windows: dict[int, float] = field(default_factory=lambda: {3: 1.0})
     """Patches along a pooling window -> share of the batches."""
 
@@ -73,7 +73,7 @@ INSTRUCTION = Stage(
     blindfolded=0.1,
     misled=0.1,
     losses={"answers": 1.0, "grounding": 1.0, "overlap": 0.5},
-    embq_rate=0.25,
+    looking_rate=0.25,
     windows={3: 0.64, 2: 0.08, 4: 0.1, 6: 0.12, 12: 0.06},
 )
 """EmbQ knows by now where to look; at the full rate its attention would harden on single tokens and stay there."""
@@ -128,7 +128,9 @@ def run_stage(
     device = model.device
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("vision_tower" not in name and stage.learns in name)
-    optimisers = Optimisers([model], MATRIX_LR, OTHER_LR, embq_rate=stage.embq_rate)
+    optimisers = Optimisers(
+        [model], MATRIX_LR, OTHER_LR, rate_of=lambda name: stage.looking_rate if says_where(name) else 1.0
+    )
     tower = fingerprint(model.model.vision_tower)
     step = 0
     if path.exists():
@@ -178,6 +180,11 @@ def run_stage(
                 next_save = budget.elapsed + CHECKPOINT_SECONDS
         batches.close()
     save()
+
+
+def says_where(name: str) -> bool:
+    """Whether a parameter has a say in where EmbQ looks: all of it but what it makes of what it finds."""
+    return "embq" in name and "image_attention.v_proj" not in name and "up_proj" not in name
 
 
 def load_trained(model: FlashSlothForConditionalGeneration, state: dict[str, torch.Tensor]) -> None:

@@ -108,16 +108,20 @@ def test_muon_gets_the_matrices_of_layers_alone():
     assert sum(len(group["params"]) for group in adamw.param_groups) == 3
 
 
-def test_embq_may_learn_more_slowly():
+def test_some_parts_may_learn_more_slowly():
     parts = {"embq": nn.Linear(4, 4), "layers": nn.ModuleList([nn.Linear(4, 4)])}
-    optimisers = Optimisers([nn.ModuleDict(parts)], 1e-2, 1e-3, embq_rate=0.25)
+    optimisers = Optimisers([nn.ModuleDict(parts)], 1e-2, 1e-3, rate_of=lambda name: 0.25 if "embq" in name else 1.0)
+    assert len(optimisers.parameters) == 4
     optimisers.step(sum(parameter.sum() for parameter in optimisers.parameters), factor=0.5)
-    rates = {tuple(p.shape): [] for p in optimisers.parameters}
-    for optimiser in optimisers.optimisers:
-        for group in optimiser.param_groups:
-            for parameter in group["params"]:
-                rates[tuple(parameter.shape)].append(group["lr"])
-    assert rates == {(4, 4): [5e-3, 1.25e-3], (4,): [5e-4, 1.25e-4]}
+    rates = {
+        id(parameter): group["lr"]
+        for optimiser in optimisers.optimisers
+        for group in optimiser.param_groups
+        for parameter in group["params"]
+    }
+    embq, layer = parts["embq"], parts["layers"][0]
+    assert [rates[id(p)] for p in (embq.weight, layer.weight)] == [1.25e-3, 5e-3]
+    assert [rates[id(p)] for p in (embq.bias, layer.bias)] == [1.25e-4, 5e-4]
 
 
 def test_batches_come_in_order():
