@@ -101,7 +101,6 @@ def test_convert_and_push(authors_directory, tmp_path):
     assert {"ours", "ours-authors"} <= {directory.name for directory in tmp_path.iterdir()}
 
 
-@pytest.mark.slow
 def test_finetune_lora_trl(tmp_path):
     for module in ("datasets", "peft", "trl", "sklearn"):
         pytest.importorskip(module, reason="needs the extra `train` and scikit-learn")
