@@ -88,7 +88,7 @@ def processor(config: FlashSlothConfig, tokenizer: PreTrainedTokenizerBase) -> F
         query_token=QUERY,
         num_query_tokens=config.num_query_tokens,
         patch_size=PATCH_SIZE,
-        pooling_window=config.window,
+        pooling_window=config.pooling_window,
     )
 
 

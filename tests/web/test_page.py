@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from PIL import Image
+from transformers import GenerationConfig
 
 from tests.web.page import Page, chromium
 from tests.web.pictures import noise, oriented
@@ -169,7 +170,8 @@ def test_it_looks_where_the_model_looks(blank, visual_tokens, window):
     assert (differences.abs() < 0.05).float().mean() > 0.97
     attention = explanation.query_attention[:, -1].flatten(2)  # (N, Q, P)
     torch.testing.assert_close(torch.tensor(queries), attention, atol=0.1, rtol=0)
-    assert torch.equal(torch.tensor(queries)[0].argmax(-1), attention[0].argmax(-1)) and attention.max() > 0.5
+    most = torch.tensor(queries)[0].argmax(-1, keepdim=True)  # (Q, 1); both eyes of the panda may draw alike
+    assert (attention[0].gather(-1, most) > attention[0].amax(-1, keepdim=True) - 0.1).all() and attention.max() > 0.5
 
 
 def test_an_image_can_be_taken_back(page):
@@ -305,7 +307,7 @@ def test_an_answer_can_be_stopped(blank):
         await model.answer(asked, [], async (text) => rest.push(text) > 0);
         return [pieces.length, rest.length];"""
     )
-    assert pieces == [3, 16]
+    assert pieces == [3, GenerationConfig.from_pretrained(DEFAULT_CHECKPOINT).max_new_tokens]
 
 
 def test_nothing_is_asked_of_other_hosts(browser, server, tmp_path):
