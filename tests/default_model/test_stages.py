@@ -230,6 +230,24 @@ def test_embq_alone_learns_where_to_look(tmp_path):
     assert all(p.requires_grad != ("vision_tower" in name) for name, p in whole.named_parameters())
 
 
+def test_in_instruction_what_says_where_embq_looks_learns_slowly(tmp_path, monkeypatch):
+    whole, rates = model(), {}
+    optimisers = stages.Optimisers
+
+    def noted(modules, *args, rate_of):
+        rates.update({name: rate_of(name) for name, _ in modules[0].named_parameters()})
+        return optimisers(modules, *args, rate_of=rate_of)
+
+    monkeypatch.setattr(stages, "Optimisers", noted)
+    bank = bank_for(whole, tmp_path)
+    run_stage(replace(INSTRUCTION, rows=2), whole, bank, TOKENIZER, tmp_path / "i.pt", Budget(steps=1), seed=0)
+    slow = {name.removeprefix("model.embq.").rpartition(".")[0] for name, rate in rates.items() if rate == 0.25}
+    attentions = {f"{of}_attention.{part}_proj" for of in ("question", "image") for part in "qkv"}
+    norms = {f"{of}_norm" for of in ("query", "question", "image")}
+    assert slow == attentions - {"image_attention.v_proj"} | norms | {"text_down_proj", "image_down_proj"}
+    assert set(rates.values()) == {0.25, 1.0}
+
+
 def test_the_stages_come_in_the_order_of_what_they_need():
     assert [stage.name for stage in STAGES] == ["alignment", "looking", "instruction"]
 
