@@ -31,7 +31,15 @@ BASE = [
     *[{"messages": [user(image(a), image(b), "What is this?")]} for a, b in ((0, 1), (2, 3), (4, 5))],
     *[{"messages": turns(first, "What is in the top left corner?")} for first in (0, 3, 6)],
 ]
+COUNTED = {2: ("cakes", "guitars"), 4: ("bananas", "pears"), 5: ("drums", "balloons"), 6: ("stars",)}
+"""What the shipped model counts with EmbQ alone, by picture."""
 CASES = [
     *BASE,
+    *[{"messages": [user(image(n), f"How many {name} are there?")]} for n, names in COUNTED.items() for name in names],
+    *[
+        {"messages": [user(image(n), f"how many {name} can you see?")]}
+        for n, names in COUNTED.items()
+        for name in names
+    ],
     *[{"messages": [user(image(n), QUESTIONS[n]["question"])], "image_hd": True} for n in (0, 2, 5, 7)],
 ]

@@ -50,6 +50,8 @@ DECODERS = {
     "llama, no pooling": ("llama", {}, {"pooling": "none"}),
 }
 TOWERS = ("clip_vision_model", "dinov2_with_registers", "siglip2_vision_model")
+SAME = 2e-3
+"""Log probabilities that differ by less are the same."""
 
 
 def run(module: str, *arguments, **environment) -> dict:
@@ -89,7 +91,11 @@ def test_answers_equal_generate(shipped, tmp_path):
     """Also where the user asks for chunks and prefix caching: prompts stay whole."""
     cases, expected = shipped
     options = {"enable_chunked_prefill": True, "max_num_batched_tokens": 64, "enable_prefix_caching": True}
-    assert run("engine_process", cases, tmp_path / "answers.json", json.dumps(options))["answers"] == expected
+    found = run("engine_process", cases, tmp_path / "answers.json", json.dumps(options))
+    assert found["answers"] == expected
+    logprobs = json.loads(cases.with_name("reference.json").read_text())["logprobs"]
+    for own, of_generate in zip(found["logprobs"], logprobs, strict=True):
+        assert own == pytest.approx(of_generate, abs=SAME)
 
 
 @pytest.mark.slow
