@@ -1,4 +1,4 @@
-"""The two stages of training behind the frozen vision tower, as in the paper: alignment on captions, then questions."""
+"""The stages of training behind the frozen vision tower: alignment, looking, instruction."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def run_stage(
     seed: int,
     images_of: ImagesOf = images_of,
 ) -> None:
-    """Train everything behind the tower until `budget` is spent, checkpointing at `path` and going on from there."""
+    """Train what `stage` says, behind the tower, until `budget` is spent; kept at `path`, and going on from there."""
     device = model.device
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("vision_tower" not in name and stage.learns in name)

@@ -1,4 +1,4 @@
-"""Train the default model as the paper trains: the vision tower first, then, behind it, alignment and instruction.
+"""Train the default model as the paper trains: the vision tower first, and behind it alignment, looking, instruction.
 
     python -m conversion.default_model.train --output DIR
 

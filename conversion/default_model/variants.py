@@ -38,7 +38,7 @@ VARIANTS = {
     ),
     "one-query": Variant("SAP and EmbQ of one query", {"num_query_tokens": 1}),
     "pooled-embq": Variant("SAP, and EmbQ that reads pooled tokens only", images_of=pooled_images_of),
-    "unaligned": Variant("SAP and EmbQ, without stage 1", left_out=(ALIGNMENT.name,)),
+    "unaligned": Variant("SAP and EmbQ, without alignment", left_out=(ALIGNMENT.name,)),
 }
 
 

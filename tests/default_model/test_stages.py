@@ -1,4 +1,4 @@
-"""Alignment and instruction: what they draw, what learns, and how they go on after an interruption."""
+"""The stages behind the tower: what they draw, what learns, and how they go on after an interruption."""
 
 from dataclasses import replace
 from random import Random

@@ -32,7 +32,7 @@ BASE = [
     *[{"messages": turns(first, "What is in the top left corner?")} for first in (0, 3, 6)],
 ]
 COUNTED = {2: ("cakes", "guitars"), 4: ("bananas", "pears"), 5: ("drums", "balloons"), 6: ("stars",)}
-"""What the shipped model counts with EmbQ alone, by picture."""
+"""What the shipped model counts otherwise without EmbQ, by picture."""
 CASES = [
     *BASE,
     *[{"messages": [user(image(n), f"How many {name} are there?")]} for n, names in COUNTED.items() for name in names],

@@ -162,7 +162,7 @@ def test_other_decoders(tmp_path, decoder):
     found = run("engine_process", cases, tmp_path / "answers.json")
     assert found["answers"] == reference["answers"]
     for own, expected in zip(found["logprobs"], reference["logprobs"], strict=True):  # a decoder's scales are in them
-        assert own == pytest.approx(expected, abs=2e-3)
+        assert own == pytest.approx(expected, abs=SAME)
 
 
 @pytest.mark.slow
