@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         from .counting import count
 
         count(options.output, options.models, settings)
-        print(write_report(options.output, _rows(options), options.readme, options.short_readme))
+        print(write_report(options.output, _rows(options), options.readme, options.short_readmes))
         return
     deadline = time.monotonic() + 60 * options.minutes
     left = [name for name in options.models if not _is_done(options, name, settings)]
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
                 _measure_group(flashsloth, name, settings, options, seconds)
         finally:
             flashsloth.close()
-    print(write_report(options.output, _rows(options), options.readme, options.short_readme))
+    print(write_report(options.output, _rows(options), options.readme, options.short_readmes))
 
 
 def _rows(options: argparse.Namespace) -> list[str]:
@@ -55,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=5, help="samples of a row at most (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=60, help="time that repeats are cut for (default %(default)s)")
     parser.add_argument("--compile", action="store_true", help="compile the parts of each and use a static cache")
-    parser.add_argument("--short-readme", type=Path, help="document whose marked place gets one short table")
+    parser.add_argument("--short-readmes", type=Path, nargs="+", default=[], metavar="FILE",
+                        help="documents whose marked places get the short table, or how presets stand")  # fmt: skip
     parser.add_argument("--count", action="store_true", help="only count tokens, operations and bytes, without a clock")
     parser.add_argument("--fresh", action="store_true", help="measure also what --output holds already")
     return parser

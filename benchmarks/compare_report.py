@@ -1,6 +1,7 @@
 """The comparison's tables and its figure, from the JSON files of its rows."""
 
 import shutil
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,14 +23,15 @@ ALT = "Time to the first token by its parts, and decoding speed, of each model i
 
 
 def write_report(
-    directory: Path, names: list[str], readme: Path | None = None, short_readme: Path | None = None
+    directory: Path, names: list[str], readme: Path | None = None, short_readmes: Sequence[Path] = ()
 ) -> str:
     """
     Writes `summary.json`, `tables.md` and, where matplotlib is installed, `figure.png`; with `readme` also the tables
     into that document, between the marks named "compare", the figure beside it as `compare.png`, and what was counted,
-    between those named "counts"; with `short_readme` one short table, between the marks named "speed", and, where the
-    document has marks named "presets" and a preset and a rival of its class were measured, how presets stand to the
-    best of their class. Rows that were counted and not measured are in the short table and among the counts alone.
+    between those named "counts"; into `short_readmes` one short table, between the marks named "speed", and, where a
+    preset and a rival of its class were measured, how presets stand to the best of their class, between those named
+    "presets": each into the documents that have its marks. Rows that were counted and not measured are in the short
+    table and among the counts alone.
 
     Returns:
         `str`: the tables.
@@ -56,11 +58,11 @@ def write_report(
         parts += [f"{name} was not counted: {error}" for name, error in failed.items()]
         if readme is not None:
             put_between_marks(readme, "counts", counts_table(summaries))
-    if short_readme is not None:
-        put_between_marks(short_readme, "speed", short_table(summaries))
-        ahead = ahead_table(summaries)
-        if ahead and "<!-- presets begin -->" in short_readme.read_text():
-            put_between_marks(short_readme, "presets", ahead)
+    shorts = {"speed": short_table(summaries), "presets": ahead_table(summaries)}
+    for document in short_readmes:
+        for mark in [mark for mark in shorts if f"<!-- {mark} begin -->" in document.read_text()] or ["speed"]:
+            if shorts[mark]:
+                put_between_marks(document, mark, shorts[mark])
     (directory / "tables.md").write_text("\n\n".join(parts) + "\n")
     if not is_drawn:
         parts.append("No figure, as matplotlib is not installed." if rows else "")

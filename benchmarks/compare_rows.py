@@ -1,11 +1,12 @@
 """Which models are compared, in which rounds, and in which classes of size they compete."""
 
-from .worker import FLOOR_HD, OURS, OURS_HD
+from .worker import FLOOR_HD, OURS, OURS_9, OURS_HD, OURS_HD_9
 
 # Rows that are sampled in one round, each between two samples of the floor.
 GROUPS = {
     OURS: [OURS],
     OURS_HD: [FLOOR_HD, OURS_HD],
+    OURS_9: [OURS_9, OURS_HD_9],
     "ours-gemma3-270m": ["ours-gemma3-270m"],
     "ours-lfm2-350m": ["ours-lfm2-350m", "ours-lfm2-350m-hd"],
     "ours-qwen3-0.6b": ["ours-qwen3-0.6b", "ours-qwen3-0.6b-hd"],

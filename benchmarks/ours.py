@@ -22,8 +22,10 @@ def build_flashsloth(name: str, device: str, dtype: torch.dtype, tiny: bool) -> 
     return build(lambda: AutoModelForImageTextToText.from_config(config, dtype=dtype), device)
 
 
-def ask_flashsloth(model: FlashSlothForConditionalGeneration, device: str, dtype: torch.dtype, hd: bool) -> Subject:
-    """The subject of a built model, with one view an image or five."""
+def ask_flashsloth(
+    model: FlashSlothForConditionalGeneration, device: str, dtype: torch.dtype, hd: bool, window: int | None = None
+) -> Subject:
+    """The subject of a built model, with one view an image or five, and square windows of its own size or another."""
     core = model.model
     modules = {
         "vision": [core.vision_tower],
@@ -33,7 +35,7 @@ def ask_flashsloth(model: FlashSlothForConditionalGeneration, device: str, dtype
     return Subject(
         model=model,
         read_image=_image_reader(model.config, hd),
-        prompt=partial(flashsloth_prompt, model.config),
+        prompt=partial(flashsloth_prompt, model.config, window=window),
         image_token_id=model.config.image_token_id,
         modules=modules,
         embeddings=model.get_input_embeddings(),
@@ -43,10 +45,18 @@ def ask_flashsloth(model: FlashSlothForConditionalGeneration, device: str, dtype
 
 
 def flashsloth_prompt(
-    config: FlashSlothConfig, pixels: dict[str, torch.Tensor], question_tokens: int = QUESTION_TOKENS
+    config: FlashSlothConfig,
+    pixels: dict[str, torch.Tensor],
+    question_tokens: int = QUESTION_TOKENS,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """Ids `(1, L)` of the released template with one image of `pixels["pixel_values"]` `(1, V, 3, H, W)`."""
-    image = [config.image_token_id] * (pixels["pixel_values"].shape[1] * config.tokens_per_view)
+    """
+    Ids `(1, L)` of the released template with one image of `pixels["pixel_values"]` `(1, V, 3, H, W)`; from how many
+    stand for the image the model tells the window.
+    """
+    tokens = {size: count for count, size in config.windows.items()}  # a view's, by window
+    tokens_per_view = config.tokens_per_view if window is None else tokens[window, window]
+    image = [config.image_token_id] * (pixels["pixel_values"].shape[1] * tokens_per_view)
     queries = [config.query_token_id] * config.num_query_tokens
     before, question = text_ids(TOKENS_BEFORE_IMAGE), text_ids(1 + question_tokens)
     return torch.tensor([before + image + question + queries + text_ids(TOKENS_AFTER_QUERIES)])

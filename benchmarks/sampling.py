@@ -15,7 +15,7 @@ from .presets import PRESETS
 from .rivals import build_rival
 from .stages import Stages
 from .subjects import Subject, photo
-from .worker import FLASHSLOTH_NAMES, FLOOR, FLOOR_HD, OURS, OURS_HD, Settings
+from .worker import FLASHSLOTH_NAMES, FLOOR_HD, OURS, OURS_9, OURS_HD, OURS_HD_9, Settings
 
 
 class TokenClock(StoppingCriteria):
@@ -57,9 +57,11 @@ class Sampler:
         if set(names) <= set(FLASHSLOTH_NAMES):
             model = build_flashsloth(OURS, device, dtype, tiny)
             floor = Floor(model)
-            makers = {FLOOR: ask_floor, FLOOR_HD: ask_floor, OURS: ask_flashsloth, OURS_HD: ask_flashsloth}
+            ours = {OURS: (False, None), OURS_HD: (True, None), OURS_9: (False, 9), OURS_HD_9: (True, 9)}
             return {
-                name: makers[name](floor if makers[name] is ask_floor else model, device, dtype, name.endswith("hd"))
+                name: ask_flashsloth(model, device, dtype, *ours[name])
+                if name in ours
+                else ask_floor(floor, device, dtype, name == FLOOR_HD)
                 for name in names
             }
         if names[0] in PRESETS:

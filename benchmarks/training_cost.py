@@ -8,7 +8,6 @@ release, and the optimiser, which costs both the same, is left out. Weights are 
 """
 
 import argparse
-import gc
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -22,7 +21,7 @@ from transformers_flashsloth import FlashSlothForConditionalGeneration
 
 from .building import build
 from .machine import describe
-from .measure import Clock, PeakMemory, count_flops, summary
+from .measure import Clock, PeakMemory, count_flops, release_memory, summary
 from .ours import TOKENS_BEFORE_IMAGE
 from .presets import flashsloth_config
 from .report import markdown_table, with_spread, write_json
@@ -88,8 +87,8 @@ def choose_trained(models: dict[str, nn.Module], variant: str) -> None:
 
 
 def peak_of(call: Callable[[], Any], device: str) -> int:
-    """The most bytes that `call` holds beyond those held before it."""
-    gc.collect()
+    """The most bytes that `call` holds beyond those held before it. No memory is left to use again, so time another."""
+    release_memory()
     memory = PeakMemory(device)
     memory.reset()
     before = memory.read()  # a peak that has just been reset is what is held
@@ -104,7 +103,7 @@ def kept_for_backward(call: Callable[[], Any]) -> int:
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()  # the very tensor would hold the graph that holds it, weights and all, for good
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         call()
@@ -151,10 +150,9 @@ class Steps:
         }
 
     def sample(self, name: str) -> tuple[float, int]:
-        """Seconds of a step, and the most bytes it held beyond what was there before it."""
-        clock, seconds = Clock(self.device), []
-        peak = peak_of(lambda: seconds.append(clock.time(lambda: self.step(name))["wall"]), self.device)
-        return seconds[0], peak
+        """Seconds of a step, and the most bytes that one held beyond what was there before it."""
+        peak = peak_of(lambda: self.step(name), self.device)
+        return Clock(self.device).time(lambda: self.step(name))["wall"], peak
 
 
 def measure(options: argparse.Namespace) -> dict:

@@ -10,7 +10,6 @@ torch's count, which leaves attention's backward on CPUs out.
 
 import argparse
 import contextlib
-import gc
 
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from .building import without_values
 from .compare_rows import shown
 from .counting import NoProducts
 from .machine import describe
-from .measure import Clock, count_flops, summary
+from .measure import Clock, count_flops, release_memory, summary
 from .options import common_parser
 from .ours import ask_flashsloth, build_flashsloth
 from .presets import PRESETS
@@ -61,14 +60,14 @@ def kept_or_measured(name: str, options: argparse.Namespace) -> dict:
         values, products = (without_values(), NoProducts()) if options.count else (contextlib.nullcontext(),) * 2
         with values, products:
             row = measure(name, options)
-        gc.collect()
+        release_memory()
         kept = {"options": asked, "machine": describe(options.device, options.dtype), "row": row}
         write_json(path, kept)
     return kept["row"]
 
 
 def measure(name: str, options: argparse.Namespace) -> dict:
-    """Positions, operations and bytes of a model's step, and with a clock `seconds` and `peak_bytes` of each sample."""
+    """Positions, operations and bytes of a model's step, and with a clock `seconds` of each step and `peak_bytes`."""
     subject = build(name, options)
     batch = batch_of(subject)
     model = subject.model
@@ -83,10 +82,8 @@ def measure(name: str, options: argparse.Namespace) -> dict:
         "kept_bytes": kept_for_backward(lambda: model(**batch)),
     }
     if not options.count:
-        clock, seconds, peaks = Clock(options.device), [], []
-        for _ in range(options.steps):
-            peaks.append(peak_of(lambda: seconds.append(clock.time(step)["wall"]), options.device))
-        row |= {"seconds": seconds, "peak_bytes": peaks}
+        clock, peak = Clock(options.device), peak_of(step, options.device)
+        row |= {"peak_bytes": peak, "seconds": [clock.time(step)["wall"] for _ in range(options.steps)]}
     return row
 
 
@@ -128,10 +125,11 @@ def table(found: dict[str, dict]) -> str:
     """The rows in markdown; empty cells where no clock ran."""
     rows = []
     for name, row in found.items():
-        seconds, peaks = (summary(row[key]) if key in row else None for key in ("seconds", "peak_bytes"))
+        seconds = summary(row["seconds"]) if "seconds" in row else None
+        peak = f"{row['peak_bytes'] / 2**30:.2f}" if "peak_bytes" in row else ""
         rows.append([
             shown(name), str(row["positions"]), f"{row['flops'] / 1e12:.3g}", with_spread(seconds),
-            f"{row['kept_bytes'] / 2**30:.2f}", with_spread(peaks, 2**-30), f"{row['adapters'] / 1e6:.1f}",
+            f"{row['kept_bytes'] / 2**30:.2f}", peak, f"{row['adapters'] / 1e6:.1f}",
         ])  # fmt: skip
     return markdown_table(HEADER, rows)
 

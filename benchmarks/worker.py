@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 
 FLOOR, FLOOR_HD, OURS, OURS_HD = "floor", "floor-hd", "ours", "ours-hd"
-FLASHSLOTH_NAMES = (FLOOR, FLOOR_HD, OURS, OURS_HD)
+# Windows of 9 x 9 patches, which leave a view 9 tokens instead of 81.
+OURS_9, OURS_HD_9 = "ours-window9", "ours-hd-window9"
+FLASHSLOTH_NAMES = (FLOOR, FLOOR_HD, OURS, OURS_HD, OURS_9, OURS_HD_9)
 
 
 @dataclass

@@ -29,6 +29,7 @@ from benchmarks.ours import ask_flashsloth, build_flashsloth
 from benchmarks.presets import PRESETS, flashsloth_config
 from benchmarks.sampling import Sampler
 from benchmarks.subjects import photo
+from benchmarks.training_cost import peak_of
 from benchmarks.worker import FLASHSLOTH_NAMES, Settings
 
 TINY = Settings(tiny=True, dtype="float32", new_tokens=2, batch=3)
@@ -49,7 +50,7 @@ def facts(flashsloths) -> dict[str, dict]:
 class TestCounts:
     def test_visual_tokens(self, facts):
         assert {name: found["visual_tokens"] for name, found in facts.items()} == {
-            "floor": 81, "floor-hd": 405, "ours": 81, "ours-hd": 405,
+            "floor": 81, "floor-hd": 405, "ours": 81, "ours-hd": 405, "ours-window9": 9, "ours-hd-window9": 45,
         }  # fmt: skip
 
     @pytest.mark.parametrize(("suffix", "views"), [("", 1), ("-hd", 5)])
@@ -141,7 +142,7 @@ class TestCompare:
         short = tmp_path / "SHORT.md"
         short.write_text("<!-- speed begin -->\n<!-- speed end -->\n")
         arguments = [*QUICK, "--models", "ours", "--repeats", "1", "--output", str(tmp_path / "out")]
-        compare.main([*arguments, "--readme", str(readme), "--short-readme", str(short)])
+        compare.main([*arguments, "--readme", str(readme), "--short-readmes", str(short)])
         row = json.loads((tmp_path / "out" / "ours.json").read_text())
         assert len(row["samples"]) == 1
         assert len(row["floors"]) == 2
@@ -177,10 +178,19 @@ class TestCompare:
                 pass
 
         monkeypatch.setattr(compare, "Worker", FakeWorker)
-        compare.main([*QUICK, "--models", "fastvlm-1.5b", "qwen3-vl-2b", "--output", str(tmp_path)])
+        speed, presets, neither = (tmp_path / name for name in ("SPEED.md", "PRESETS.md", "NEITHER.md"))
+        speed.write_text("<!-- speed begin -->\n<!-- speed end -->\n")
+        presets.write_text("<!-- presets begin -->\n<!-- presets end -->\n")
+        neither.write_text("no marks\n")
+        arguments = [*QUICK, "--models", "fastvlm-1.5b", "qwen3-vl-2b", "ours-lfm2-1.2b", "--output", str(tmp_path)]
+        compare.main([*arguments, "--short-readmes", str(speed), str(presets)])
         printed = capsys.readouterr().out
         assert "fastvlm-1.5b did not run: ImportError: it needs timm" in printed
         assert "| qwen3-vl-2b | 81 | 1.00 (1.00-1.00) |" in printed
+        assert "| ≤ 3.2 B | qwen3-vl-2b | 81 | 1.00 (1.00-1.00) |" in speed.read_text()
+        assert "| ≤ 3.2 B | FlashSloth-lfm2-1.2b | 1.00 | 1.00 | 1.00 |" in presets.read_text()
+        with pytest.raises(ValueError, match=r"NEITHER\.md needs the lines '<!-- speed begin -->'"):
+            compare.main([*arguments, "--short-readmes", str(neither)])
 
     def test_a_machine_that_slows_down_changes_no_ratio(self):
         row = {"samples": [fake_sample(3.0), fake_sample(9.0)], "floors": [fake_sample(s) for s in (0.5, 1.5, 4.5)]}
@@ -319,6 +329,14 @@ class TestMeasuring:
         with mmap.mmap(-1, 2**26) as pages:  # pages of its own: the heap may have some to spare
             pages.write(bytes(2**26))
         assert memory.read() - before > 2**25
+
+    def test_the_peak_of_a_call_is_its_own_however_much_was_freed_before(self):
+        def call() -> None:
+            blocks = [torch.ones(2**17) for _ in range(128)]  # half a megabyte each, which the heap keeps when freed
+            assert len(blocks) == 128
+
+        for _ in range(3):
+            assert peak_of(call, "cpu") > 0.8 * 128 * 2**19
 
     def test_a_model_that_memory_cannot_hold_is_refused(self):
         building.check_memory(0)

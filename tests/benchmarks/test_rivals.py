@@ -142,7 +142,7 @@ class TestCounting:
         kept = "<!-- presets begin -->\nmeasured before\n<!-- presets end -->\n"
         short.write_text(f"<!-- speed begin -->\nold\n<!-- speed end -->\n{kept}")
         arguments = [*QUICK, "--count", "--models", "ours", "ours-lfm2-350m", "--output", str(tmp_path / "out")]
-        compare.main([*arguments, "--short-readme", str(short)])
+        compare.main([*arguments, "--short-readmes", str(short)])
         assert "| ≤ 3.2 B | FlashSloth | 81 | 152 |" in capsys.readouterr().out
         assert "| ≤ 0.6 B | FlashSloth-lfm2-350m | 64 |  |  |" in short.read_text() and "old" not in short.read_text()
         assert short.read_text().endswith(kept)

@@ -1,4 +1,6 @@
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -30,6 +32,19 @@ def test_smoke(tmp_path, capsys):
         assert len(row["seconds"]) == len(row["peak_bytes"]) == 2 and min(row["seconds"]) > 0
     share = training_cost.share_of(models)
     assert share["flops"] < 0.5 and share["kept_bytes"] < 0.5
+
+
+def test_what_is_kept_for_backward_is_counted_and_let_go():
+    weight, made = torch.nn.Parameter(torch.ones(8, 8)), []
+
+    def call() -> None:
+        product = weight @ torch.ones(8, 4)
+        made.append(weakref.ref(torch.tanh(product)))
+
+    # Of the product its right side is kept, of tanh its result; the weight is a parameter.
+    assert training_cost.kept_for_backward(call) == 2 * 8 * 4 * 4
+    gc.collect()
+    assert made[0]() is None
 
 
 def test_both_share_tower_and_decoder(steps):
