@@ -222,6 +222,8 @@ def draw(path: Path, summaries: dict) -> bool:
     right.set_xlabel("decoding speed, over stock Phi's")
     for label in left.get_yticklabels():
         label.set_fontweight("bold" if label.get_text().startswith(shown(OURS)) else "normal")
+    for axes in (left, right):  # they share it
+        axes.margins(y=0.01)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
