@@ -1,6 +1,7 @@
 """Ablations: FlashSloth and variants of it, each trained on the same data with the same seeds, and compared.
 
-    python -m conversion.default_model.ablate --output DIR [--seeds 3] [--variants full average] [--page ABLATIONS.md]
+    python -m conversion.default_model.ablate --output DIR [--processes 2] [--seeds 3] [--variants full average]
+                                              [--page ABLATIONS.md]
 
 Every run draws the same pictures in the same order for the same number of batches, whatever the machine; all stand
 behind the vision tower that ships, which stays frozen. Run the same command again after an interruption and it goes on;
@@ -13,12 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
+
+from transformers_flashsloth import FlashSlothForConditionalGeneration
 
 from .ablation_report import Run, plot, table
 from .answering import Answerer
@@ -75,8 +83,7 @@ class Ablation:
         variant = VARIANTS[name]
         torch.manual_seed(seed)
         model = build_model(self.tokenizer, self.device, self.tower, **variant.choices)
-        bank = FeatureBank(self.output / "features", Pictures(seed), self.size.pictures, model.model.vision_tower)
-        bank.fill()
+        bank = self._bank(seed, model)
         for stage, steps in self._stages(variant):
             budget = Budget(steps=steps)
             path = kept / f"{stage.name}.pt"
@@ -91,6 +98,15 @@ class Ablation:
         shutil.rmtree(kept)
         return run
 
+    def prepare(self, seed: int) -> None:
+        """Compute the features that all runs with a seed share, before several begin at once."""
+        self._bank(seed, build_model(self.tokenizer, self.device, self.tower))
+
+    def _bank(self, seed: int, model: FlashSlothForConditionalGeneration) -> FeatureBank:
+        bank = FeatureBank(self.output / "features", Pictures(seed), self.size.pictures, model.model.vision_tower)
+        bank.fill()
+        return bank
+
     def _stages(self, variant: Variant) -> list[tuple[Stage, int]]:
         """Stages and their batches; instruction gets the rows of those that a variant leaves out."""
         planned = [(self.size.stage(stage, variant), self.size.batches(stage)) for stage in STAGES]
@@ -99,6 +115,45 @@ class Ablation:
         return [
             (stage, steps + more.get(stage.name, 0)) for stage, steps in planned if stage.name not in variant.left_out
         ]
+
+
+class Runs(Protocol):
+    """What `run_all` needs of an ablation."""
+
+    def prepare(self, seed: int) -> None: ...
+
+    def run(self, name: str, seed: int) -> Run: ...
+
+
+def run_all(make: Callable[[], Runs], plan: list[tuple[str, int]], processes: int = 1) -> list[Run]:
+    """The runs of `plan`, variants and seeds, in its order; in so many processes, which share the threads."""
+    ablation, bar = make(), partial(tqdm, desc="ablation", unit="run", total=len(plan))
+    if processes == 1:
+        return [ablation.run(name, seed) for name, seed in bar(plan)]
+    for seed in dict.fromkeys(seed for _, seed in plan):
+        ablation.prepare(seed)
+    threads = max(1, torch.get_num_threads() // processes)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (make, threads)) as pool:
+        waiting = [pool.submit(_run, name, seed) for name, seed in plan]
+        try:
+            for done in bar(as_completed(waiting)):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [done.result() for done in waiting]
+
+
+_OF_THIS_PROCESS: list[Runs] = []
+
+
+def _begin(make: Callable[[], Runs], threads: int) -> None:
+    torch.set_num_threads(threads)
+    _OF_THIS_PROCESS.append(make())
+
+
+def _run(name: str, seed: int) -> Run:
+    return _OF_THIS_PROCESS[0].run(name, seed)
 
 
 def _said(size: dict[str, int | None]) -> str:
@@ -110,6 +165,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="directory of checkpoints and results")
     parser.add_argument("--results", type=Path, help="directory of what finished runs measured, not one in --output")
     parser.add_argument("--seeds", type=int, default=3, help=f"runs of each variant, 2 to {MAX_SEEDS}")
+    parser.add_argument("--processes", type=int, default=1, help="runs at once, each with its share of the threads")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--page", type=Path, help="also write table and plot into this page, between its markers")
     parser.add_argument("--tower", type=Path, default=DEFAULT_CHECKPOINT, help="checkpoint of another vision tower")
@@ -120,16 +176,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 2 <= arguments.seeds <= MAX_SEEDS:
         parser.error(f"--seeds must be from 2 to {MAX_SEEDS}: one run has no interval")
+    if arguments.processes < 1:
+        parser.error("--processes must be 1 or more")
     if arguments.tiny and arguments.page:
         parser.error("--tiny gives no figures for a --page: leave one of them out")
     chosen = {name: getattr(arguments, name) for name in COUNTS}
     size = replace(TINY if arguments.tiny else Size(), **{name: value for name, value in chosen.items() if value})
 
-    ablation = Ablation(arguments.output, size, torch.device(arguments.device), arguments.tower, arguments.results)
+    device = torch.device(arguments.device)
+    make = partial(Ablation, arguments.output, size, device, arguments.tower, arguments.results)
     names = dict.fromkeys(["full", *arguments.variants])  # the others are compared with it
     # Seed by seed, so that an interrupted ablation has whole pairs.
     plan = [(name, seed) for seed in range(arguments.seeds) for name in names]
-    runs = [ablation.run(name, seed) for name, seed in tqdm(plan, desc="ablation", unit="run")]
+    runs = run_all(make, plan, arguments.processes)
     text = table(runs, {name: VARIANTS[name].title for name in names}, size)
     (arguments.output / "table.md").write_text(text + "\n")
     print(text)

@@ -47,11 +47,11 @@ class Size:
     """How much each run trains and answers."""
 
     pictures: int = 30_000
-    alignment: int = 500
-    looking: int = 150
-    instruction: int = 400
+    alignment: int = 400
+    looking: int = 100
+    instruction: int = 300
     """Batches of each stage."""
-    questions: int = 300
+    questions: int = 200
     """Of each family."""
     rows: int | None = None
     """Rows a batch, where not each stage's own."""

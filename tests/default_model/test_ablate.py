@@ -1,14 +1,17 @@
 """The ablation: variants that differ in what they say, runs that are kept, intervals paired by seed."""
 
 import json
+import os
 import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from conversion.default_model import ablate, train
-from conversion.default_model.ablate import Ablation
+from conversion.default_model.ablate import Ablation, run_all
 from conversion.default_model.ablation_report import Run, interval, table
 from conversion.default_model.held_out import FAMILIES
 from conversion.default_model.stages import ALIGNMENT, INSTRUCTION, LOOKING
@@ -104,6 +107,33 @@ def test_pooled_queries_read_what_pooling_leaves():
     seen = model.get_image_features(pixels)
     assert torch.equal(seen.last_hidden_state, model.model.multi_modal_projector.pooling(patches))
     assert seen.pooler_output.shape == (2, 16, 160)
+
+
+class Prepared:
+    """Stands for an ablation in processes that the test's own fakes do not reach."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    def prepare(self, seed: int) -> None:
+        (self.directory / str(seed)).write_text("")
+
+    def run(self, name: str, seed: int) -> Run:
+        if not (self.directory / str(seed)).exists():
+            raise ValueError(f"seed {seed} has no features")
+        if name == "broken":
+            raise ValueError("the run failed")
+        return Run(name, seed, {}, torch.get_num_threads(), os.getpid(), {})
+
+
+def test_processes_share_runs_and_threads(tmp_path):
+    plan = [(name, seed) for seed in (0, 1) for name in ("full", "average")]
+    runs = run_all(partial(Prepared, tmp_path), plan, processes=2)
+    assert [(run.variant, run.seed) for run in runs] == plan
+    assert {run.visual_tokens for run in runs} == {max(1, torch.get_num_threads() // 2)}
+    assert os.getpid() not in {run.operations for run in runs}
+    with pytest.raises(ValueError, match="the run failed"):
+        run_all(partial(Prepared, tmp_path), [*plan, ("broken", 1)], processes=2)
 
 
 def test_intervals_are_students():
