@@ -24,22 +24,20 @@ def turns(first: int, question: str) -> list[dict]:
 TEXT_ALONE = ("What is this?", "How many apples are there?", "Is there a dog?")
 BASE = [
     *[{"messages": [user(image(number), example["question"])]} for number, example in enumerate(QUESTIONS)],
-    *[
-        {"messages": [user(question)]}
-        for question in ("What is this?", "How many apples are there?", "Is there a dog?")
-    ],
+    *[{"messages": [user(question)]} for question in TEXT_ALONE],
     *[{"messages": [user(image(a), image(b), "What is this?")]} for a, b in ((0, 1), (2, 3), (4, 5))],
     *[{"messages": turns(first, "What is in the top left corner?")} for first in (0, 3, 6)],
 ]
 COUNTED = {2: ("cakes", "guitars"), 4: ("bananas", "pears"), 5: ("drums", "balloons"), 6: ("stars",)}
 """What the shipped model counts otherwise without EmbQ, by picture."""
+ASKED = [
+    (n, wording.format(name))
+    for wording in ("How many {} are there?", "how many {} can you see?")
+    for n, names in COUNTED.items()
+    for name in names
+]
 CASES = [
     *BASE,
-    *[{"messages": [user(image(n), f"How many {name} are there?")]} for n, names in COUNTED.items() for name in names],
-    *[
-        {"messages": [user(image(n), f"how many {name} can you see?")]}
-        for n, names in COUNTED.items()
-        for name in names
-    ],
+    *[{"messages": [user(image(n), asked)]} for n, asked in ASKED if asked != QUESTIONS[n]["question"]],
     *[{"messages": [user(image(n), QUESTIONS[n]["question"])], "image_hd": True} for n in (0, 2, 5, 7)],
 ]
