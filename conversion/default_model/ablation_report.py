@@ -39,7 +39,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
     """Markdown: means over seeds and, paired by seed, what each variant's mean is more than the whole model's."""
-    head = ["variant", "visual tokens", "MFLOPs", "mean of seven", "against full, points", *FAMILIES]
+    head = ["variant", "seeds", "visual tokens", "MFLOPs", "mean of seven", "against full, points", *FAMILIES]
     full = {run.seed: run for run in runs if run.variant == "full"}
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, title in titles.items():
@@ -49,6 +49,7 @@ def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
         lines.append(
             [
                 title,
+                str(len(own)),
                 str(own[0].visual_tokens),
                 f"{own[0].operations / 1e6:,.0f}",
                 f"{average:.1f} ± {half:.1f}",
@@ -58,8 +59,8 @@ def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
         )
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        f"{rows}\n\n{len(full)} seeds; {size.alignment:,} batches of alignment, {size.looking:,} of looking, "
-        f"{size.instruction:,} of instruction; {size.pictures:,} pictures; {size.questions:,} questions a family; "
+        f"{rows}\n\n{size.alignment:,} batches of alignment, {size.looking:,} of looking, {size.instruction:,} of "
+        f"instruction; {size.pictures:,} pictures; {size.questions:,} questions a family; "
         "± is half of a 95 % interval over seeds."
     )
 

@@ -149,9 +149,9 @@ def test_the_table_pairs_runs_by_seed():
     runs = [run("full", seed, 0.5 + seed / 10) for seed in range(3)]
     runs += [run("average", seed, 0.48 + seed / 10) for seed in (2, 0, 1)]
     lines = table(runs, {"full": "whole", "average": "mean"}, Size()).splitlines()
-    assert lines[2].startswith("| whole | 16 | 2 | 60.0 ± 24.8 |  |")
-    assert lines[3].startswith("| mean | 16 | 2 | 58.0 ± 24.8 | -2.0 ± 0.0 |")
-    assert "3 seeds" in lines[-1]
+    assert lines[2].startswith("| whole | 3 | 16 | 2 | 60.0 ± 24.8 |  |")
+    assert lines[3].startswith("| mean | 3 | 16 | 2 | 58.0 ± 24.8 | -2.0 ± 0.0 |")
+    assert lines[-1].startswith("400 batches of alignment, 100 of looking, 300 of instruction")
 
 
 @pytest.mark.parametrize(
