@@ -88,7 +88,7 @@ def processor(config: FlashSlothConfig, tokenizer: PreTrainedTokenizerBase) -> F
         query_token=QUERY,
         num_query_tokens=config.num_query_tokens,
         patch_size=PATCH_SIZE,
-        pooling_window=config.pooling_window,
+        pooling_window=1 if config.pooling == "none" else config.pooling_window,
     )
 
 

@@ -13,7 +13,8 @@ import torch
 from conversion.default_model import ablate, train
 from conversion.default_model.ablate import Ablation, run_all
 from conversion.default_model.ablation_report import Run, interval, table
-from conversion.default_model.held_out import FAMILIES
+from conversion.default_model.answering import Answerer
+from conversion.default_model.held_out import FAMILIES, held_out
 from conversion.default_model.stages import ALIGNMENT, INSTRUCTION, LOOKING
 from conversion.default_model.variants import TINY, VARIANTS, Size, see_as
 from tests.default_model.fakes import fake_easy_vqa, fake_glyphs
@@ -52,6 +53,8 @@ def test_variants_differ_as_they_say(name, tokens, queries, learned_weights):
     assert model.config.tokens_per_view == tokens
     assert model.config.num_query_tokens == queries and (model.model.embq is None) == (queries == 0)
     assert any("score_proj" in part for part, _ in model.named_parameters()) == learned_weights
+    inputs = Answerer(model, train.processor(model.config, TOKENIZER)).inputs(held_out("colour", (), 1))
+    assert (inputs["input_ids"] == model.config.image_token_id).sum() == tokens
 
 
 def test_every_variant_is_in_the_test():
