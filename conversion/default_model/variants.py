@@ -31,7 +31,7 @@ class Variant:
 VARIANTS = {
     "full": Variant("SAP and EmbQ (FlashSloth)"),
     "average": Variant("average pooling and EmbQ", {"pooling": "average"}),
-    "unpooled": Variant("no pooling, EmbQ", {"pooling": "none"}),
+    "unpooled": Variant("no pooling, EmbQ", {"pooling": "none", "pooling_windows": None}),
     "without-embq": Variant("SAP, no EmbQ", {"num_query_tokens": 0}, left_out=(LOOKING.name,)),
     "neither": Variant(
         "average pooling, no EmbQ", {"pooling": "average", "num_query_tokens": 0}, left_out=(LOOKING.name,)
