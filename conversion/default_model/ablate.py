@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from tqdm import tqdm
@@ -68,16 +68,22 @@ class Ablation:
             family: held_out(family, TRAINED_STYLES, size.questions) for family in FAMILIES
         }
 
+    def kept(self, name: str, seed: int) -> Run | None:
+        """What a run measured before; None if it has not finished yet."""
+        result = self._result(name, seed)
+        if not result.exists():
+            return None
+        run = Run(**json.loads(result.read_text()))
+        if run.size != asdict(self.size):
+            raise ValueError(
+                f"{result} was measured on {_said(run.size)}, and this is {_said(asdict(self.size))}; "
+                "runs of different sizes cannot be compared: choose other --results, or the same size."
+            )
+        return run
+
     def run(self, name: str, seed: int) -> Run:
         """Train and measure one variant with one seed, or read what was measured before."""
-        result = self.results / f"{name}-{seed}.json"
-        if result.exists():
-            run = Run(**json.loads(result.read_text()))
-            if run.size != asdict(self.size):
-                raise ValueError(
-                    f"{result} was measured on {_said(run.size)}, and this is {_said(asdict(self.size))}; "
-                    "runs of different sizes cannot be compared: choose other --results, or the same size."
-                )
+        if run := self.kept(name, seed):
             return run
         kept = self.output / f"{name}-{seed}"
         variant = VARIANTS[name]
@@ -93,6 +99,7 @@ class Ablation:
         scores = {family: mean_score(ask(items), items) for family, items in self.questions.items()}
         cost = operations(ask, self.questions["name"][0])
         run = Run(name, seed, scores, model.config.tokens_per_view, cost, asdict(self.size))
+        result = self._result(name, seed)
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(json.dumps(run._asdict(), indent=2) + "\n")
         shutil.rmtree(kept)
@@ -101,6 +108,9 @@ class Ablation:
     def prepare(self, seed: int) -> None:
         """Compute the features that all runs with a seed share, before several begin at once."""
         self._bank(seed, build_model(self.tokenizer, self.device, self.tower))
+
+    def _result(self, name: str, seed: int) -> Path:
+        return self.results / f"{name}-{seed}.json"
 
     def _bank(self, seed: int, model: FlashSlothForConditionalGeneration) -> FeatureBank:
         bank = FeatureBank(self.output / "features", Pictures(seed), self.size.pictures, model.model.vision_tower)
@@ -117,43 +127,45 @@ class Ablation:
         ]
 
 
-class Runs(Protocol):
-    """What `run_all` needs of an ablation."""
-
-    def prepare(self, seed: int) -> None: ...
-
-    def run(self, name: str, seed: int) -> Run: ...
-
-
-def run_all(make: Callable[[], Runs], plan: list[tuple[str, int]], processes: int = 1) -> list[Run]:
+def run_all(make: Callable[[], Ablation], plan: list[tuple[str, int]], processes: int = 1) -> list[Run]:
     """The runs of `plan`, variants and seeds, in its order; in so many processes, which share the threads."""
-    ablation, bar = make(), partial(tqdm, desc="ablation", unit="run", total=len(plan))
+    ablation = make()
+    missing = [(name, seed) for name, seed in plan if ablation.kept(name, seed) is None]
+    bar = partial(tqdm, desc="ablation", unit="run", total=len(missing))
     if processes == 1:
-        return [ablation.run(name, seed) for name, seed in bar(plan)]
-    for seed in dict.fromkeys(seed for _, seed in plan):
+        for name, seed in bar(missing):
+            ablation.run(name, seed)
+        return kept(ablation, plan)
+    for seed in dict.fromkeys(seed for _, seed in missing):
         ablation.prepare(seed)
     threads = max(1, torch.get_num_threads() // processes)
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (make, threads)) as pool:
-        waiting = [pool.submit(_run, name, seed) for name, seed in plan]
+        waiting = [pool.submit(_run, name, seed) for name, seed in missing]
         try:
             for done in bar(as_completed(waiting)):
                 done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [done.result() for done in waiting]
+    return kept(ablation, plan)
 
 
-_OF_THIS_PROCESS: list[Runs] = []
+def kept(ablation: Ablation, plan: list[tuple[str, int]]) -> list[Run]:
+    """Those runs of `plan` that have finished."""
+    runs = (ablation.kept(name, seed) for name, seed in plan)
+    return [run for run in runs if run is not None]
 
 
-def _begin(make: Callable[[], Runs], threads: int) -> None:
+_OF_THIS_PROCESS: list[Ablation] = []
+
+
+def _begin(make: Callable[[], Ablation], threads: int) -> None:
     torch.set_num_threads(threads)
     _OF_THIS_PROCESS.append(make())
 
 
-def _run(name: str, seed: int) -> Run:
-    return _OF_THIS_PROCESS[0].run(name, seed)
+def _run(name: str, seed: int) -> None:
+    _OF_THIS_PROCESS[0].run(name, seed)
 
 
 def _said(size: dict[str, int | None]) -> str:
@@ -166,6 +178,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="directory of what finished runs measured, not one in --output")
     parser.add_argument("--seeds", type=int, default=3, help=f"runs of each variant, 2 to {MAX_SEEDS}")
     parser.add_argument("--processes", type=int, default=1, help="runs at once, each with its share of the threads")
+    parser.add_argument("--kept", action="store_true", help="run nothing: table and plot of what has finished so far")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--page", type=Path, help="also write table and plot into this page, between its markers")
     parser.add_argument("--tower", type=Path, default=DEFAULT_CHECKPOINT, help="checkpoint of another vision tower")
@@ -188,7 +201,13 @@ def main() -> None:
     names = dict.fromkeys(["full", *arguments.variants])  # the others are compared with it
     # Seed by seed, so that an interrupted ablation has whole pairs.
     plan = [(name, seed) for seed in range(arguments.seeds) for name in names]
-    runs = run_all(make, plan, arguments.processes)
+    runs = kept(make(), plan) if arguments.kept else run_all(make, plan, arguments.processes)
+    finished = Counter(run.variant for run in runs)
+    names = [name for name in names if finished[name] > 1]
+    if "full" not in names:
+        parser.error("two runs of the whole model are needed, which the others are compared with: leave --kept out")
+    paired = {run.seed for run in runs if run.variant == "full"}
+    runs = [run for run in runs if run.variant in names and run.seed in paired]
     text = table(runs, {name: VARIANTS[name].title for name in names}, size)
     (arguments.output / "table.md").write_text(text + "\n")
     print(text)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -121,12 +121,17 @@ class Prepared:
     def prepare(self, seed: int) -> None:
         (self.directory / str(seed)).write_text("")
 
-    def run(self, name: str, seed: int) -> Run:
+    def kept(self, name: str, seed: int) -> Run | None:
+        path = self.directory / f"{name}-{seed}"
+        return Run(**json.loads(path.read_text())) if path.exists() else None
+
+    def run(self, name: str, seed: int) -> None:
         if not (self.directory / str(seed)).exists():
             raise ValueError(f"seed {seed} has no features")
         if name == "broken":
             raise ValueError("the run failed")
-        return Run(name, seed, {}, torch.get_num_threads(), os.getpid(), {})
+        run = Run(name, seed, {}, torch.get_num_threads(), os.getpid(), {})
+        (self.directory / f"{name}-{seed}").write_text(json.dumps(run._asdict()))
 
 
 def test_processes_share_runs_and_threads(tmp_path):
@@ -135,8 +140,10 @@ def test_processes_share_runs_and_threads(tmp_path):
     assert [(run.variant, run.seed) for run in runs] == plan
     assert {run.visual_tokens for run in runs} == {max(1, torch.get_num_threads() // 2)}
     assert os.getpid() not in {run.operations for run in runs}
+    (tmp_path / "0").unlink()  # nothing of seed 0 is missing: its features are not computed again
     with pytest.raises(ValueError, match="the run failed"):
         run_all(partial(Prepared, tmp_path), [*plan, ("broken", 1)], processes=2)
+    assert not (tmp_path / "0").exists()
 
 
 def test_intervals_are_students():
@@ -177,3 +184,20 @@ def test_the_command_writes_its_table(ablation, monkeypatch, capsys):
     assert text.strip() in capsys.readouterr().out
     assert VARIANTS["full"].title in text and VARIANTS["neither"].title in text
     assert json.loads((ablation.results / "full-1.json").read_text())["seed"] == 1
+
+
+def test_the_table_of_what_has_finished_so_far(ablation, monkeypatch, capsys):
+    arguments = ["x", "--output", str(ablation.output), "--tiny", "--kept"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        ablate.main()
+    assert "two runs of the whole model are needed" in capsys.readouterr().err
+    for name, seed in (("full", 0), ("full", 1), ("neither", 0), ("neither", 1), ("average", 0), ("neither", 2)):
+        run = Run(name, seed, dict.fromkeys(FAMILIES, 0.5), 16, 2_000_000, asdict(TINY))
+        ablation.results.mkdir(exist_ok=True)
+        (ablation.results / f"{name}-{seed}.json").write_text(json.dumps(run._asdict()))
+    monkeypatch.setattr(ablate, "run_stage", None)  # would fail
+    ablate.main()
+    text = (ablation.output / "table.md").read_text()
+    assert f"| {VARIANTS['full'].title} | 2 |" in text and f"| {VARIANTS['neither'].title} | 2 |" in text
+    assert VARIANTS["average"].title not in text, "one run has no interval"
