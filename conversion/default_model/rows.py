@@ -85,14 +85,17 @@ class RowEncoder:
         tokens: int,
         random: Random,
         left_out: tuple[str, ...] = (),
+        worth: dict[str, float] | None = None,
     ) -> Batch:
         """A batch of one conversation a scene, with up to `num_turns` questions each, none of the families `left_out`.
 
-        A scene that nothing else can be asked about is in the batch, but nothing is learnt from it.
+        A scene that nothing else can be asked about is in the batch, but nothing is learnt from it. `worth` says what
+        an answer of a family counts, where not 1.
         """
         turns = [self.turns(scene, num_turns, random, left_out) for scene in scenes]
         rows = [self.conversation(row_turns, tokens) for row_turns in turns]
-        return self._batch(rows, patches, grounding_of(scenes, turns, len(self.queries)))
+        worths = [[(worth or {}).get(turn.family, 1.0) for turn in row_turns] for row_turns in turns]
+        return self._batch(rows, patches, grounding_of(scenes, turns, len(self.queries)), worths)
 
     def captions(self, scenes: list[Scene], patches: torch.Tensor, tokens: int, random: Random) -> Batch:
         """A batch of one caption a scene; a scene of which nobody knows what it shows is left out."""
@@ -106,19 +109,27 @@ class RowEncoder:
         asked = [turn for turn in questions_about(scene, random) if turn.family not in left_out]
         return sorted(asked[:num_turns], key=lambda turn: turn.family == "describe")
 
-    def _batch(self, rows: list, patches: torch.Tensor, grounding: Grounding | None) -> Batch:
+    def _batch(
+        self, rows: list, patches: torch.Tensor, grounding: Grounding | None, worths: list[list[float]] | None = None
+    ) -> Batch:
         length = max(len(ids) for ids, _ in rows)
         input_ids = torch.tensor([ids + [self.pad] * (length - len(ids)) for ids, _ in rows])
         labels = torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows])
         lengths = torch.tensor([len(ids) for ids, _ in rows])
         attention_mask = (torch.arange(length) < lengths[:, None]).long()
-        return Batch(input_ids, attention_mask, labels, _answer_weights(labels), patches, grounding)
+        return Batch(input_ids, attention_mask, labels, _answer_weights(labels, worths), patches, grounding)
 
 
-def _answer_weights(labels: torch.Tensor) -> torch.Tensor:
-    """1 / sqrt(n) for each of the n labels of an answer, for `labels` (B, L); 0 elsewhere."""
+def _answer_weights(labels: torch.Tensor, worths: list[list[float]] | None = None) -> torch.Tensor:
+    """Worth / sqrt(n) for each of the n labels of an answer, for `labels` (B, L); 0 elsewhere.
+
+    `worths` are those of the answers of each row, in their order; all 1 if not given.
+    """
     answered = labels != IGNORED
     begins = answered & ~torch.nn.functional.pad(answered, (1, 0))[:, :-1]
     number = begins.cumsum(1) * answered  # (B, L): 0 outside of answers
     sizes = torch.zeros(labels.shape[0], int(number.max()) + 1).scatter_add(1, number, answered.float())
-    return sizes.gather(1, number).clamp(min=1).rsqrt() * answered
+    weights = sizes.clamp(min=1).rsqrt()
+    for row, worth in enumerate(worths or ()):
+        weights[row, 1 : len(worth) + 1] *= torch.tensor(worth)
+    return weights.gather(1, number) * answered

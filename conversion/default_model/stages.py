@@ -42,6 +42,8 @@ class Stage:
     believed."""
     losses: dict[str, float] = field(default_factory=lambda: {"answers": 1.0})
     """Weights of the losses "answers", "grounding" and "overlap"."""
+    worth: dict[str, float] = field(default_factory=dict)
+    """What an answer of a family counts, where not 1."""
     learns: str = ""
     """Part of the names of what learns; with nothing given, all but the vision tower does."""
     looking_rate: float = 1.0
@@ -73,10 +75,12 @@ INSTRUCTION = Stage(
     blindfolded=0.1,
     misled=0.1,
     losses={"answers": 1.0, "grounding": 1.0, "overlap": 0.5},
+    worth={"count": 2.0},
     looking_rate=0.25,
     windows={3: 0.64, 2: 0.08, 4: 0.1, 6: 0.12, 12: 0.06},
 )
-"""EmbQ knows by now where to look; at the full rate its attention would harden on single tokens and stay there."""
+"""EmbQ knows by now where to look; at the full rate its attention would harden on single tokens and stay there.
+Counting is learnt last of all."""
 STAGES = (ALIGNMENT, LOOKING, INSTRUCTION)
 
 
@@ -106,7 +110,8 @@ class Draw:
         left_out = ()
         if reads == "another":  # few tokens know too little to be believed, and of numbers all do
             window, left_out = self.window, ("count",)
-        batch = self.encoder.questions(scenes, patches, random.choice(TURNS), self.tokens(window), random, left_out)
+        turns, tokens = random.choice(TURNS), self.tokens(window)
+        batch = self.encoder.questions(scenes, patches, turns, tokens, random, left_out, stage.worth)
         return batch, (window, window), reads
 
     def tokens(self, window: int) -> int:

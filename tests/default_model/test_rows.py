@@ -76,6 +76,11 @@ def test_a_caption_stands_between_image_and_queries(encoder):
     assert labels == [*[IGNORED] * 4, *said, *[IGNORED] * len(encoder.queries), *newline]
 
 
+def _length(encoder: RowEncoder, turn: Turn) -> int:
+    """Labels of an answer and its end."""
+    return len(encoder.pieces(f" {turn.answer}")) + 1
+
+
 def scenes_of_all_kinds(random: Random) -> list[Scene]:
     return [scene_of(kind, random) for kind in KINDS]
 
@@ -110,6 +115,25 @@ def test_each_token_of_a_long_answer_counts_less():
     half, less = 0.5, 0.5**0.5
     expected = [[0, half, half, half, half, 0, 1], [1, 0, less, less, 0, 0, 0]]
     torch.testing.assert_close(weights, torch.tensor(expected))
+    twice = _answer_weights(labels, [[1, 1], [1, 2]])
+    torch.testing.assert_close(twice, torch.tensor(expected) * torch.tensor([[1.0] * 7, [1, 1, 2, 2, 1, 1, 1]]))
+
+
+def test_answers_of_a_family_can_count_more(monkeypatch, encoder):
+    fake_glyphs(monkeypatch)
+    scenes, patches = [scene_of("counting", Random(seed)) for seed in range(4)], torch.randn(4, 144, 8)
+    once = encoder.questions(scenes, patches, 6, 16, Random(3))
+    twice = encoder.questions(scenes, patches, 6, 16, Random(3), worth={"count": 2.0})
+    assert torch.equal(once.labels, twice.labels)
+    turns = [encoder.turns(scene, 6, random) for random in [Random(3)] for scene in scenes]
+    is_count = [[turn.family == "count" for turn in row] for row in turns]
+    assert any(map(any, is_count)) and not all(map(all, is_count))
+    for row, families in enumerate(is_count):
+        ratios = (twice.weights[row] / once.weights[row])[once.labels[row] != IGNORED]
+        expected = []
+        for turn, counts in zip(turns[row], families, strict=True):
+            expected += [2.0 if counts else 1.0] * _length(encoder, turn)
+        assert ratios.tolist() == expected
 
 
 def test_a_description_comes_last(monkeypatch, encoder):
