@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from functools import partial
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,13 +32,13 @@ from transformers_flashsloth import FlashSlothForConditionalGeneration
 from .ablation_report import Run, plot, table
 from .answering import Answerer
 from .assets import TRAINED_STYLES
-from .features import FeatureBank
+from .features import FeatureBank, fingerprint
 from .held_out import FAMILIES, Item, held_out, mean_score
 from .marked import write_between_markers
 from .operations import operations
 from .optimisation import Budget
 from .pictures import Pictures
-from .stages import INSTRUCTION, STAGES, Stage, run_stage
+from .stages import INSTRUCTION, MATRIX_LR, OTHER_LR, STAGES, TURNS, Stage, run_stage
 from .tokenizer import train_tokenizer
 from .train import DEFAULT_CHECKPOINT, build_model, load_tokenizer, processor, tower_of
 from .variants import TINY, VARIANTS, Size, Variant, see_as
@@ -45,6 +46,8 @@ from .variants import TINY, VARIANTS, Size, Variant, see_as
 MAX_SEEDS = 10
 COUNTS = ("pictures", "alignment", "looking", "instruction", "questions")
 """Fields of a size that an option may set."""
+STAGES_NOW = sha256(repr((STAGES, TURNS, MATRIX_LR, OTHER_LR)).encode()).hexdigest()[:12]
+"""Tells what the stages train on, and how, from what they did in another commit."""
 
 
 class Ablation:
@@ -61,6 +64,7 @@ class Ablation:
         self.output, self.size, self.device = output, size, device
         self.results = results or output / "results"
         self.tower = tower_of(tower)
+        self.behind = fingerprint(self.tower)
         if not (output / "tokenizer").exists():
             train_tokenizer().save_pretrained(output / "tokenizer")
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(output / "tokenizer")
@@ -79,6 +83,12 @@ class Ablation:
                 f"{result} was measured on {_said(run.size)}, and this is {_said(asdict(self.size))}; "
                 "runs of different sizes cannot be compared: choose other --results, or the same size."
             )
+        for what, was, now in (("vision tower", run.tower, self.behind), ("stages", run.stages, STAGES_NOW)):
+            if was != now:
+                raise ValueError(
+                    f"{result} was measured with another {what} ({was}) than there is now ({now}), and the two cannot "
+                    "be compared: choose other --results to run all anew, or go on in a checkout of its own commit."
+                )
         return run
 
     def run(self, name: str, seed: int) -> Run:
@@ -98,7 +108,7 @@ class Ablation:
         ask = Answerer(model, processor(model.config, self.tokenizer))
         scores = {family: mean_score(ask(items), items) for family, items in self.questions.items()}
         cost = operations(ask, self.questions["name"][0])
-        run = Run(name, seed, scores, model.config.tokens_per_view, cost, asdict(self.size))
+        run = Run(name, seed, scores, model.config.tokens_per_view, cost, asdict(self.size), self.behind, STAGES_NOW)
         result = self._result(name, seed)
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(json.dumps(run._asdict(), indent=2) + "\n")

@@ -25,6 +25,10 @@ class Run(NamedTuple):
     """To the first token of an answer."""
     size: dict[str, int | None]
     """How much it trained and answered, the fields of its `Size`."""
+    tower: str
+    """Fingerprint of the vision tower that it stands behind."""
+    stages: str
+    """Fingerprint of what its stages train on, and how."""
 
     @property
     def mean(self) -> float:

@@ -136,7 +136,7 @@ def run_stage(
     optimisers = Optimisers(
         [model], MATRIX_LR, OTHER_LR, rate_of=lambda name: stage.looking_rate if says_where(name) else 1.0
     )
-    tower = fingerprint(model.model.vision_tower)
+    tower = fingerprint(model.model.vision_tower.state_dict())
     step = 0
     if path.exists():
         state = torch.load(path, map_location=device, weights_only=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conversion.default_model import ablate, train
-from conversion.default_model.ablate import Ablation, run_all
+from conversion.default_model.ablate import STAGES_NOW, Ablation, run_all
 from conversion.default_model.ablation_report import Run, interval, table
 from conversion.default_model.answering import Answerer
 from conversion.default_model.held_out import FAMILIES, held_out
@@ -83,6 +83,18 @@ def test_runs_of_another_size_are_refused(ablation):
         ablation.run("neither", seed=1)
 
 
+def test_runs_of_another_tower_or_other_stages_are_refused(ablation, monkeypatch):
+    ablation.run("neither", seed=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(ablate, "STAGES_NOW", "0123456789ab")
+        with pytest.raises(ValueError, match=r"another stages .* than there is now \(0123456789ab\).*its own commit"):
+            ablation.run("neither", seed=1)
+    tower = {name: value + 1 for name, value in ablation.tower.items()}
+    monkeypatch.setattr(ablate, "tower_of", lambda checkpoint: tower)
+    with pytest.raises(ValueError, match=r"another vision tower .* cannot be compared"):
+        Ablation(ablation.output, TINY, CPU).run("neither", seed=1)
+
+
 def test_every_variant_learns_from_as_many_rows(ablation):
     """Instruction gets the rows of a stage that is left out: alignment of one variant, looking where nothing looks."""
     ablation.size = Size(alignment=10, looking=4, instruction=7)
@@ -130,7 +142,7 @@ class Prepared:
             raise ValueError(f"seed {seed} has no features")
         if name == "broken":
             raise ValueError("the run failed")
-        run = Run(name, seed, {}, torch.get_num_threads(), os.getpid(), {})
+        run = Run(name, seed, {}, torch.get_num_threads(), os.getpid(), {}, "", "")
         (self.directory / f"{name}-{seed}").write_text(json.dumps(run._asdict()))
 
 
@@ -153,7 +165,7 @@ def test_intervals_are_students():
 
 def test_the_table_pairs_runs_by_seed():
     def run(variant: str, seed: int, score: float) -> Run:
-        return Run(variant, seed, dict.fromkeys(FAMILIES, score), 16, 2_000_000, {})
+        return Run(variant, seed, dict.fromkeys(FAMILIES, score), 16, 2_000_000, {}, "", "")
 
     # Seeds differ by ten points, the variants by two in each: the paired interval is narrow.
     runs = [run("full", seed, 0.5 + seed / 10) for seed in range(3)]
@@ -193,7 +205,7 @@ def test_the_table_of_what_has_finished_so_far(ablation, monkeypatch, capsys):
         ablate.main()
     assert "two runs of the whole model are needed" in capsys.readouterr().err
     for name, seed in (("full", 0), ("full", 1), ("neither", 0), ("neither", 1), ("average", 0), ("neither", 2)):
-        run = Run(name, seed, dict.fromkeys(FAMILIES, 0.5), 16, 2_000_000, asdict(TINY))
+        run = Run(name, seed, dict.fromkeys(FAMILIES, 0.5), 16, 2_000_000, asdict(TINY), ablation.behind, STAGES_NOW)
         ablation.results.mkdir(exist_ok=True)
         (ablation.results / f"{name}-{seed}.json").write_text(json.dumps(run._asdict()))
     monkeypatch.setattr(ablate, "run_stage", None)  # would fail

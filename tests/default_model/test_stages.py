@@ -273,10 +273,10 @@ def test_a_stage_refuses_what_another_tower_left(tmp_path):
     bank = bank_for(whole, tmp_path)
     stage = replace(ALIGNMENT, rows=2)
     run_stage(stage, whole, bank, TOKENIZER, tmp_path / "stage.pt", Budget(steps=1), seed=0)
-    before = fingerprint(whole.model.vision_tower)
+    before = fingerprint(whole.model.vision_tower.state_dict())
     with torch.no_grad():
         whole.model.vision_tower.embeddings.patch_embedding.bias += 1
-    assert fingerprint(whole.model.vision_tower) != before
+    assert fingerprint(whole.model.vision_tower.state_dict()) != before
     with pytest.raises(ValueError, match="trained behind another vision tower"):
         run_stage(stage, whole, bank, TOKENIZER, tmp_path / "stage.pt", Budget(steps=1), seed=0)
 
