@@ -49,7 +49,7 @@ class Size:
     pictures: int = 30_000
     alignment: int = 400
     looking: int = 100
-    instruction: int = 300
+    instruction: int = 600
     """Batches of each stage."""
     questions: int = 200
     """Of each family."""

@@ -14,12 +14,14 @@ from conversion.default_model import ablate, train
 from conversion.default_model.ablate import STAGES_NOW, Ablation, run_all
 from conversion.default_model.ablation_report import Run, interval, table
 from conversion.default_model.answering import Answerer
+from conversion.default_model.features import fingerprint
 from conversion.default_model.held_out import FAMILIES, held_out
 from conversion.default_model.stages import ALIGNMENT, INSTRUCTION, LOOKING
 from conversion.default_model.variants import TINY, VARIANTS, Size, see_as
 from tests.default_model.fakes import fake_easy_vqa, fake_glyphs
 
 CPU = torch.device("cpu")
+PAGE_RESULTS = Path(ablate.__file__).with_name("ablations")
 TOKENIZER = train.load_tokenizer(train.DEFAULT_CHECKPOINT)
 
 
@@ -93,6 +95,14 @@ def test_runs_of_another_tower_or_other_stages_are_refused(ablation, monkeypatch
     monkeypatch.setattr(ablate, "tower_of", lambda checkpoint: tower)
     with pytest.raises(ValueError, match=r"another vision tower .* cannot be compared"):
         Ablation(ablation.output, TINY, CPU).run("neither", seed=1)
+
+
+def test_the_results_of_the_page_are_of_what_ships():
+    tower = fingerprint(train.tower_of(train.DEFAULT_CHECKPOINT))
+    results = [Run(**json.loads(path.read_text())) for path in PAGE_RESULTS.glob("*.json")]
+    assert len(results) >= 2
+    for run in results:
+        assert (run.size, run.tower, run.stages) == (asdict(Size()), tower, STAGES_NOW), run.variant
 
 
 def test_every_variant_learns_from_as_many_rows(ablation):
@@ -173,7 +183,7 @@ def test_the_table_pairs_runs_by_seed():
     lines = table(runs, {"full": "whole", "average": "mean"}, Size()).splitlines()
     assert lines[2].startswith("| whole | 3 | 16 | 2 | 60.0 ± 24.8 |  |")
     assert lines[3].startswith("| mean | 3 | 16 | 2 | 58.0 ± 24.8 | -2.0 ± 0.0 |")
-    assert lines[-1].startswith("400 batches of alignment, 100 of looking, 300 of instruction")
+    assert lines[-1].startswith("400 batches of alignment, 100 of looking, 600 of instruction")
 
 
 @pytest.mark.parametrize(
