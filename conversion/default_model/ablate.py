@@ -213,9 +213,9 @@ def main() -> None:
     plan = [(name, seed) for seed in range(arguments.seeds) for name in names]
     runs = kept(make(), plan) if arguments.kept else run_all(make, plan, arguments.processes)
     finished = Counter(run.variant for run in runs)
-    names = [name for name in names if finished[name] > 1]
+    names = [name for name in names if finished[name]]
     if "full" not in names:
-        parser.error("two runs of the whole model are needed, which the others are compared with: leave --kept out")
+        parser.error("a run of the whole model is needed, which the others are compared with: leave --kept out")
     paired = {run.seed for run in runs if run.variant == "full"}
     runs = [run for run in runs if run.variant in names and run.seed in paired]
     text = table(runs, {name: VARIANTS[name].title for name in names}, size)

@@ -36,9 +36,17 @@ class Run(NamedTuple):
         return mean(self.scores[family] for family in SEVEN)
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval, of at least two values."""
+def interval(values: list[float]) -> tuple[float, float | None]:
+    """Mean and half the width of its 95 % interval; one value has none."""
+    if len(values) == 1:
+        return values[0], None
     return mean(values), T_975[len(values) - 2] * stdev(values) / len(values) ** 0.5
+
+
+def _said(values: list[float], sign: str = "-") -> str:
+    """Mean of `values` with its interval, for a table; `sign` is "+" where a plus is written, too."""
+    average, half = interval(values)
+    return f"{average:{sign}.1f}" + ("" if half is None else f" ± {half:.1f}")
 
 
 def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
@@ -48,16 +56,14 @@ def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, title in titles.items():
         own = [run for run in runs if run.variant == name]
-        average, half = interval([run.mean * 100 for run in own])
-        more, within = interval([(run.mean - full[run.seed].mean) * 100 for run in own])
         lines.append(
             [
                 title,
                 str(len(own)),
                 str(own[0].visual_tokens),
                 f"{own[0].operations / 1e6:,.0f}",
-                f"{average:.1f} ± {half:.1f}",
-                "" if name == "full" else f"{more:+.1f} ± {within:.1f}",
+                _said([run.mean * 100 for run in own]),
+                "" if name == "full" else _said([(run.mean - full[run.seed].mean) * 100 for run in own], "+"),
                 *[f"{mean(run.scores[family] for run in own):.1%}" for family in FAMILIES],
             ]
         )
