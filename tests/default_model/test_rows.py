@@ -125,7 +125,8 @@ def test_answers_of_a_family_can_count_more(monkeypatch, encoder):
     once = encoder.questions(scenes, patches, 6, 16, Random(3))
     twice = encoder.questions(scenes, patches, 6, 16, Random(3), worth={"count": 2.0})
     assert torch.equal(once.labels, twice.labels)
-    turns = [encoder.turns(scene, 6, random) for random in [Random(3)] for scene in scenes]
+    random = Random(3)
+    turns = [encoder.turns(scene, 6, random) for scene in scenes]
     is_count = [[turn.family == "count" for turn in row] for row in turns]
     assert any(map(any, is_count)) and not all(map(all, is_count))
     for row, families in enumerate(is_count):

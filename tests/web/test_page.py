@@ -165,10 +165,10 @@ def test_it_looks_where_the_model_looks(blank, visual_tokens, window):
     grid, pooling, queries, tokens = found
     assert tokens == (144 / window**2)
     assert tuple(grid) == tuple(explanation.pooling_weights.shape[2:])
-    # In 8 bits, which turn the choice between two patches of plain ground over in a window here and there.
+    # 8 bits move some weight between the patches of a window: in one of eight of the smallest, in none of the others.
     differences = torch.tensor(pooling) - explanation.pooling_weights.flatten(1)  # (N, P)
     moved = differences.abs().unflatten(1, (12 // window, window, 12 // window, window)).sum((2, 4)) / 2
-    assert (moved < 0.1).float().mean() > 0.8  # of the windows
+    assert (moved < 0.1).float().mean() > (0.85 if window == 2 else 0.97)  # of the windows
     attention = explanation.query_attention[:, -1].flatten(2)  # (N, Q, P)
     torch.testing.assert_close(torch.tensor(queries), attention, atol=0.1, rtol=0)
     most = torch.tensor(queries)[0].argmax(-1, keepdim=True)  # (Q, 1); both eyes of the panda may draw alike
