@@ -26,6 +26,8 @@ class Variant:
     """What decoder and EmbQ see of a picture's patches."""
     left_out: tuple[str, ...] = ()
     """Stages that it does not go through; instruction gets their rows."""
+    without_losses: tuple[str, ...] = ()
+    """Losses that it does not learn from."""
 
 
 VARIANTS = {
@@ -39,6 +41,9 @@ VARIANTS = {
     "one-query": Variant("SAP and EmbQ of one query", {"num_query_tokens": 1}),
     "pooled-embq": Variant("SAP, and EmbQ that reads pooled tokens only", images_of=pooled_images_of),
     "unaligned": Variant("SAP and EmbQ, without alignment", left_out=(ALIGNMENT.name,)),
+    "ungrounded": Variant(
+        "SAP and EmbQ that no loss tells where to look", left_out=(LOOKING.name,), without_losses=("grounding",)
+    ),
 }
 
 
@@ -61,9 +66,10 @@ class Size:
         return getattr(self, stage.name)
 
     def stage(self, stage: Stage, variant: Variant) -> Stage:
-        """`stage` with batches of this size, and without windows for a variant that does not pool."""
+        """`stage` with batches of this size, a variant's own losses, and no windows where it does not pool."""
         windows = {1: 1.0} if variant.choices.get("pooling") == "none" else stage.windows
-        return replace(stage, rows=self.rows or stage.rows, windows=windows)
+        losses = {name: weight for name, weight in stage.losses.items() if name not in variant.without_losses}
+        return replace(stage, rows=self.rows or stage.rows, windows=windows, losses=losses)
 
 
 TINY = Size(pictures=32, alignment=2, looking=1, instruction=2, questions=2, rows=4)

@@ -48,6 +48,7 @@ def built(name: str):
         ("one-query", 16, 1, True),
         ("pooled-embq", 16, 9, True),
         ("unaligned", 16, 9, True),
+        ("ungrounded", 16, 9, True),
     ],
 )
 def test_variants_differ_as_they_say(name, tokens, queries, learned_weights):
@@ -60,7 +61,7 @@ def test_variants_differ_as_they_say(name, tokens, queries, learned_weights):
 
 
 def test_every_variant_is_in_the_test():
-    assert len(VARIANTS) == 8
+    assert len(VARIANTS) == 9
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -114,7 +115,17 @@ def test_every_variant_learns_from_as_many_rows(ablation):
     assert names["full"] == [ALIGNMENT.name, LOOKING.name, INSTRUCTION.name]
     assert names["unaligned"] == [LOOKING.name, INSTRUCTION.name]
     for name, variant in VARIANTS.items():
-        assert (LOOKING.name in names[name]) == (variant.choices.get("num_query_tokens") != 0)
+        looks = variant.choices.get("num_query_tokens") != 0 and name != "ungrounded"
+        assert (LOOKING.name in names[name]) == looks
+
+
+def test_one_variant_is_not_told_where_to_look(ablation):
+    losses = {
+        name: {loss for stage, _ in ablation._stages(variant) for loss in stage.losses}
+        for name, variant in VARIANTS.items()
+    }
+    assert losses.pop("ungrounded") == {"answers", "overlap"}
+    assert all("grounding" in of_variant for name, of_variant in losses.items()), "a weight nobody can miss"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
