@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 
 from transformers_flashsloth import FlashSlothForConditionalGeneration
 
-from .ablation_report import Run, plot, table
+from .ablation_report import Run, claims, plot, table
 from .answering import Answerer
 from .assets import TRAINED_STYLES
 from .features import FeatureBank, fingerprint
@@ -218,7 +218,7 @@ def main() -> None:
         parser.error("a run of the whole model is needed, which the others are compared with: leave --kept out")
     paired = {run.seed for run in runs if run.variant == "full"}
     runs = [run for run in runs if run.variant in names and run.seed in paired]
-    text = table(runs, {name: VARIANTS[name].title for name in names}, size)
+    text = f"{table(runs, {name: VARIANTS[name].title for name in names}, size)}\n\n{claims(runs)}"
     (arguments.output / "table.md").write_text(text + "\n")
     print(text)
     drawing = (arguments.page or arguments.output / "table.md").with_suffix(".png")

@@ -9,6 +9,14 @@ from typing import NamedTuple
 from .held_out import FAMILIES, SEVEN
 from .variants import Size
 
+CLAIMS = (
+    ("SAP over averages, EmbQ reading as well", "full", "average"),
+    ("SAP over averages, tokens alone", "without-embq", "neither"),
+    ("EmbQ over none, behind SAP", "full", "without-embq"),
+    ("EmbQ over none, behind averages", "average", "neither"),
+    ("the whole over no pooling", "full", "unpooled"),
+)
+"""What is compared at equal tokens, or, the last, at a ninth of them: the first variant's mean less the second's."""
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t that 95 % of differences stay within, for 1 to 9 degrees of freedom."""
 
@@ -73,6 +81,18 @@ def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
         f"instruction; {size.pictures:,} pictures; {size.questions:,} questions a family; "
         "± is half of a 95 % interval over seeds."
     )
+
+
+def claims(runs: list[Run]) -> str:
+    """Markdown: the paper's claims as differences of means, paired by seed; those whose runs are missing left out."""
+    means = {(run.variant, run.seed): run.mean * 100 for run in runs}
+    lines = ["| the paper's claims | seeds | difference of means, points |", "| --- | ---: | ---: |"]
+    for title, more, less in CLAIMS:
+        seeds = sorted(seed for name, seed in means if name == more and (less, seed) in means)
+        if seeds:
+            differences = [means[more, seed] - means[less, seed] for seed in seeds]
+            lines.append(f"| {title} | {len(seeds)} | {_said(differences, '+')} |")
+    return "\n".join(lines)
 
 
 def plot(runs: list[Run], path: Path) -> bool:

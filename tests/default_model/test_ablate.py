@@ -12,7 +12,7 @@ import torch
 
 from conversion.default_model import ablate, train
 from conversion.default_model.ablate import STAGES_NOW, Ablation, run_all
-from conversion.default_model.ablation_report import Run, interval, table
+from conversion.default_model.ablation_report import CLAIMS, Run, claims, interval, table
 from conversion.default_model.answering import Answerer
 from conversion.default_model.features import fingerprint
 from conversion.default_model.held_out import FAMILIES, held_out
@@ -195,6 +195,19 @@ def test_the_table_pairs_runs_by_seed():
     assert lines[2].startswith("| whole | 3 | 16 | 2 | 60.0 ± 24.8 |  |")
     assert lines[3].startswith("| mean | 3 | 16 | 2 | 58.0 ± 24.8 | -2.0 ± 0.0 |")
     assert lines[-1].startswith("400 batches of alignment, 100 of looking, 600 of instruction")
+
+
+def test_claims_are_differences_paired_by_seed():
+    def run(variant: str, seed: int, score: float) -> Run:
+        return Run(variant, seed, dict.fromkeys(FAMILIES, score), 16, 2_000_000, {}, "", "")
+
+    runs = [run("full", seed, 0.5 + seed / 10) for seed in range(3)]
+    runs += [run("average", seed, 0.48 + seed / 10) for seed in (2, 0, 1)] + [run("unpooled", 1, 0.65)]
+    assert claims(runs).splitlines()[2:] == [
+        "| SAP over averages, EmbQ reading as well | 3 | +2.0 ± 0.0 |",
+        "| the whole over no pooling | 1 | -5.0 |",
+    ]
+    assert {name for _, *pair in CLAIMS for name in pair} <= set(VARIANTS)
 
 
 @pytest.mark.parametrize(
