@@ -218,7 +218,7 @@ def main() -> None:
         parser.error("a run of the whole model is needed, which the others are compared with: leave --kept out")
     paired = {run.seed for run in runs if run.variant == "full"}
     runs = [run for run in runs if run.variant in names and run.seed in paired]
-    text = f"{table(runs, {name: VARIANTS[name].title for name in names}, size)}\n\n{claims(runs)}"
+    text = f"{table(runs, {name: VARIANTS[name].title for name in names}, size)}\n\n{claims(runs)}".strip()
     (arguments.output / "table.md").write_text(text + "\n")
     print(text)
     drawing = (arguments.page or arguments.output / "table.md").with_suffix(".png")

@@ -84,15 +84,16 @@ def table(runs: list[Run], titles: dict[str, str], size: Size) -> str:
 
 
 def claims(runs: list[Run]) -> str:
-    """Markdown: the paper's claims as differences of means, paired by seed; those whose runs are missing left out."""
+    """Markdown: the paper's claims as differences of means, paired by seed; "" if no pair of runs is there."""
     means = {(run.variant, run.seed): run.mean * 100 for run in runs}
-    lines = ["| the paper's claims | seeds | difference of means, points |", "| --- | ---: | ---: |"]
+    lines = []
     for title, more, less in CLAIMS:
         seeds = sorted(seed for name, seed in means if name == more and (less, seed) in means)
         if seeds:
             differences = [means[more, seed] - means[less, seed] for seed in seeds]
             lines.append(f"| {title} | {len(seeds)} | {_said(differences, '+')} |")
-    return "\n".join(lines)
+    head = ["| the paper's claims | seeds | difference of means, points |", "| --- | ---: | ---: |"]
+    return "\n".join(head + lines) if lines else ""
 
 
 def plot(runs: list[Run], path: Path) -> bool:
