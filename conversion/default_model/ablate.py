@@ -38,7 +38,7 @@ from .marked import write_between_markers
 from .operations import operations
 from .optimisation import Budget
 from .pictures import Pictures
-from .stages import INSTRUCTION, MATRIX_LR, OTHER_LR, STAGES, TURNS, Stage, run_stage
+from .stages import ALIGNMENT, INSTRUCTION, LOOKING, MATRIX_LR, OTHER_LR, TURNS, Stage, chosen, run_stage
 from .tokenizer import train_tokenizer
 from .train import DEFAULT_CHECKPOINT, build_model, load_tokenizer, processor, tower_of
 from .variants import TINY, VARIANTS, Size, Variant, see_as
@@ -46,7 +46,9 @@ from .variants import TINY, VARIANTS, Size, Variant, see_as
 MAX_SEEDS = 10
 COUNTS = ("pictures", "alignment", "looking", "instruction", "questions")
 """Fields of a size that an option may set."""
-STAGES_NOW = sha256(repr((STAGES, TURNS, MATRIX_LR, OTHER_LR)).encode()).hexdigest()[:12]
+STAGES = (ALIGNMENT, LOOKING, INSTRUCTION)
+"""Those of the paper, and looking; what the default model learns after them is left to the default model."""
+STAGES_NOW = sha256(repr(([chosen(stage) for stage in STAGES], TURNS, MATRIX_LR, OTHER_LR)).encode()).hexdigest()[:12]
 """Tells what the stages train on, and how, from what they did in another commit."""
 
 

@@ -52,6 +52,8 @@ class Grounding(NamedTuple):
     """By each of the nine queries, (B, R, 9, 144) bool; none where nothing is described."""
     counted: torch.Tensor
     """By each of the last query's first nine heads, (B, R, 9, 144) bool; none where nothing is counted."""
+    numbers: torch.Tensor
+    """Of counted things whose middle lies in each ninth, (B, R, 9) int64."""
 
     @property
     def asked(self) -> torch.Tensor:
@@ -61,14 +63,15 @@ class Grounding(NamedTuple):
     def in_windows(self, count: int) -> Grounding:
         """The same for `count` square windows instead of patches: one is looked at if a patch of it is."""
         side = math.isqrt(count)
-        windows = [part.unflatten(-1, (side, -1, side, GRID // side)) for part in self]
-        return Grounding(*[part.any(-1).any(-2).flatten(-2) for part in windows])
+        windows = [part.unflatten(-1, (side, -1, side, GRID // side)) for part in self[:-1]]
+        return Grounding(*[part.any(-1).any(-2).flatten(-2) for part in windows], self.numbers)
 
 
 def grounding_of(scenes: list[Scene], turns: list[list[Turn]], num_queries: int = NINTHS) -> Grounding:
     """Where to look for the answer to each turn about its scene; other than nine queries describe together."""
     looked_at = np.zeros((len(scenes), max(map(len, turns)), GRID * GRID), bool)
     watched, counted = np.zeros((2, *looked_at.shape[:2], NINTHS, GRID * GRID), bool)
+    numbers = np.zeros((*looked_at.shape[:2], NINTHS), np.int64)
     for row, (scene, row_turns) in enumerate(zip(scenes, turns, strict=True)):
         if scene.owner is None:
             continue
@@ -77,11 +80,12 @@ def grounding_of(scenes: list[Scene], turns: list[list[Turn]], num_queries: int 
             about = list(turn.about)
             if turn.family == "count":
                 counted[row, run] = _in_ninths(shown, middles, about)
+                numbers[row, run] = PART[:, middles[about]].sum(-1)
             if turn.family == "describe" and num_queries == NINTHS:
                 watched[row, run] = _in_ninths(shown, middles, about)
             else:
                 looked_at[row, run] = shown[:, about].any(-1) if about else ~shown.any(-1)
-    return Grounding(*map(torch.from_numpy, (looked_at, watched, counted)))
+    return Grounding(*map(torch.from_numpy, (looked_at, watched, counted, numbers)))
 
 
 def _in_ninths(shown: np.ndarray, middles: np.ndarray, about: list[int]) -> np.ndarray:
@@ -120,7 +124,7 @@ def attention_shares(scores: torch.Tensor, runs: int) -> torch.Tensor:
 
 def grounding_loss(shares: torch.Tensor, grounding: Grounding) -> torch.Tensor:
     """Minus the logarithm of the attention that falls where it should, a scalar, for `shares` (B, R, Q, H, 144)."""
-    looked_at, watched, counted = grounding
+    looked_at, watched, counted, _ = grounding
     maps = shares.mean(3)  # (B, R, Q, 144)
     together = torch.einsum("brqp,brp->br", maps, looked_at.float()) / maps.shape[2]
     together = (together / ENOUGH).clamp(max=1)[..., None]

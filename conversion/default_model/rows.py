@@ -13,6 +13,7 @@ Ids are put together from cached pieces, which special tokens part: the same as 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from random import Random
 from typing import NamedTuple
@@ -86,13 +87,16 @@ class RowEncoder:
         random: Random,
         left_out: tuple[str, ...] = (),
         worth: dict[str, float] | None = None,
+        counts_first: float = 0.0,
+        capitals: float = 0.0,
     ) -> Batch:
         """A batch of one conversation a scene, with up to `num_turns` questions each, none of the families `left_out`.
 
         A scene that nothing else can be asked about is in the batch, but nothing is learnt from it. `worth` says what
-        an answer of a family counts, where not 1.
+        an answer of a family counts, where not 1. `counts_first` is the share of conversations in which a number is
+        asked for, if one can be; `capitals` that of questions all in capitals, beside those that are so anyway.
         """
-        turns = [self.turns(scene, num_turns, random, left_out) for scene in scenes]
+        turns = [self.turns(scene, num_turns, random, left_out, counts_first, capitals) for scene in scenes]
         rows = [self.conversation(row_turns, tokens) for row_turns in turns]
         worths = [[(worth or {}).get(turn.family, 1.0) for turn in row_turns] for row_turns in turns]
         return self._batch(rows, patches, grounding_of(scenes, turns, len(self.queries)), worths)
@@ -104,10 +108,26 @@ class RowEncoder:
         return self._batch(rows, patches[known], None)
 
     @staticmethod
-    def turns(scene: Scene, num_turns: int, random: Random, left_out: tuple[str, ...] = ()) -> list[Turn]:
+    def turns(
+        scene: Scene,
+        num_turns: int,
+        random: Random,
+        left_out: tuple[str, ...] = (),
+        counts_first: float = 0.0,
+        capitals: float = 0.0,
+    ) -> list[Turn]:
         """Up to `num_turns` questions; a description comes last, as it tells what others ask."""
         asked = [turn for turn in questions_about(scene, random) if turn.family not in left_out]
-        return sorted(asked[:num_turns], key=lambda turn: turn.family == "describe")
+        if counts_first and random.random() < counts_first:
+            asked.sort(key=lambda turn: turn.family != "count")
+        asked = asked[:num_turns]
+        if counts_first:
+            random.shuffle(asked)
+        if capitals:
+            asked = [
+                replace(turn, question=turn.question.upper()) if random.random() < capitals else turn for turn in asked
+            ]
+        return sorted(asked, key=lambda turn: turn.family == "describe")
 
     def _batch(
         self, rows: list, patches: torch.Tensor, grounding: Grounding | None, worths: list[list[float]] | None = None

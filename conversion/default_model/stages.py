@@ -1,9 +1,9 @@
-"""The stages of training behind the frozen vision tower: alignment, looking, instruction."""
+"""The stages of training behind the frozen vision tower: alignment, looking, instruction, counting."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -19,6 +19,7 @@ from .features import FeatureBank, fingerprint
 from .grounding import attention_shares, grounding_loss, overlap_loss, recorded_scores
 from .optimisation import CHECKPOINT_SECONDS, Budget, Optimisers, fast_products, made_ahead, save_checkpoint
 from .parts import ImagesOf, Window, images_of, without_embq
+from .reading import NumberReaders, number_read
 from .rows import IGNORED, Batch, RowEncoder
 
 TURNS = (1, 2, 4, 5, 6)
@@ -41,7 +42,7 @@ class Stage:
     """Share of the batches of questions, but for counts, in which EmbQ reads another picture, so that visual tokens are
     believed."""
     losses: dict[str, float] = field(default_factory=lambda: {"answers": 1.0})
-    """Weights of the losses "answers", "grounding" and "overlap"."""
+    """Weights of the losses "answers", "grounding", "overlap", "ninths" and "number"."""
     worth: dict[str, float] = field(default_factory=dict)
     """What an answer of a family counts, where not 1."""
     learns: str = ""
@@ -50,6 +51,19 @@ class Stage:
     """Share of the learning rates that those parts of EmbQ get that say where it looks."""
     windows: dict[int, float] = field(default_factory=lambda: {3: 1.0})
     """Patches along a pooling window -> share of the batches."""
+    rate: float = 1.0
+    """Share of the learning rates."""
+    counts_first: float = 0.0
+    """Share of the conversations in which a number is asked for, if one can be."""
+    capitals: float = 0.0
+    """Share of the questions that are put into capitals."""
+
+
+def chosen(stage: Stage) -> dict[str, object]:
+    """The fields of a stage that are not what they are where nothing is said."""
+    plain = Stage(stage.name, stage.rows, stage.captions)
+    named = {"name": stage.name, "rows": stage.rows, "captions": stage.captions}
+    return named | {name: value for name, value in vars(stage).items() if value != getattr(plain, name)}
 
 
 ALIGNMENT = Stage(
@@ -81,7 +95,18 @@ INSTRUCTION = Stage(
 )
 """EmbQ knows by now where to look; at the full rate its attention would harden on single tokens and stay there.
 Counting is learnt last of all."""
-STAGES = (ALIGNMENT, LOOKING, INSTRUCTION)
+COUNTING = replace(
+    INSTRUCTION,
+    name="counting",
+    losses=INSTRUCTION.losses | {"grounding": 2.0, "ninths": 3.0, "number": 0.3},
+    worth={"count": 3.0},
+    looking_rate=0.5,
+    rate=0.4,
+    counts_first=0.5,
+    capitals=0.1,
+)
+"""More instruction, of which numbers are the larger part; what is found of them shall be plain to read."""
+STAGES = (ALIGNMENT, LOOKING, INSTRUCTION, COUNTING)
 
 
 class Draw:
@@ -111,7 +136,9 @@ class Draw:
         if reads == "another":  # few tokens know too little to be believed, and of numbers all do
             window, left_out = self.window, ("count",)
         turns, tokens = random.choice(TURNS), self.tokens(window)
-        batch = self.encoder.questions(scenes, patches, turns, tokens, random, left_out, stage.worth)
+        batch = self.encoder.questions(
+            scenes, patches, turns, tokens, random, left_out, stage.worth, stage.counts_first, stage.capitals
+        )
         return batch, (window, window), reads
 
     def tokens(self, window: int) -> int:
@@ -133,8 +160,12 @@ def run_stage(
     device = model.device
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("vision_tower" not in name and stage.learns in name)
+    readers = NumberReaders(model.config.text_config.hidden_size).to(device) if "number" in stage.losses else None
     optimisers = Optimisers(
-        [model], MATRIX_LR, OTHER_LR, rate_of=lambda name: stage.looking_rate if says_where(name) else 1.0
+        [model, *([readers] if readers else [])],
+        MATRIX_LR,
+        OTHER_LR,
+        rate_of=lambda name: stage.rate * (stage.looking_rate if says_where(name) else 1.0),
     )
     tower = fingerprint(model.model.vision_tower.state_dict())
     step = 0
@@ -146,6 +177,8 @@ def run_stage(
                 "to train this stage anew, or restore that tower's vision.pt."
             )
         load_trained(model, state["model"])
+        if readers:
+            readers.load_state_dict(state["readers"])
         optimisers.load_state_dict(state["optimisers"])
         step = state["step"]
         budget.go_on_from(step, state["elapsed"])
@@ -157,7 +190,10 @@ def run_stage(
     def save() -> None:
         trained = {name: value for name, value in model.state_dict().items() if "vision_tower" not in name}
         states = optimisers.state_dict()
-        save_checkpoint(path, model=trained, optimisers=states, step=step, elapsed=budget.elapsed, tower=tower)
+        beside = {"readers": readers.state_dict()} if readers else {}
+        save_checkpoint(
+            path, model=trained, optimisers=states, step=step, elapsed=budget.elapsed, tower=tower, **beside
+        )
 
     next_save = budget.elapsed + CHECKPOINT_SECONDS
     with tqdm(desc=stage.name, unit="batch", initial=step, total=budget.steps) as bar:
@@ -173,7 +209,7 @@ def run_stage(
                 if reads == "another":
                     batch = batch._replace(grounding=None)
                     images.last_hidden_state = images.last_hidden_state.roll(1, 0)
-                losses = stage_losses(model, batch, images)
+                losses = stage_losses(model, batch, images, readers)
             weighted = [stage.losses[name] * loss for name, loss in losses.items() if name in stage.losses]
             optimisers.step(sum(weighted), budget.factor(step))
             step += 1
@@ -201,14 +237,20 @@ def load_trained(model: FlashSlothForConditionalGeneration, state: dict[str, tor
 
 
 def stage_losses(
-    model: FlashSlothForConditionalGeneration, batch: Batch, images: BaseModelOutputWithPooling
+    model: FlashSlothForConditionalGeneration,
+    batch: Batch,
+    images: BaseModelOutputWithPooling,
+    readers: NumberReaders | None = None,
 ) -> dict[str, torch.Tensor]:
     """The language loss on captions or answers and, where EmbQ reads, those on where it looks; scalars.
 
-    `images` are what the model sees of the batch's patches.
+    `images` are what the model sees of the batch's patches. With `readers` of numbers, their losses come along.
     """
     embq = model.model.embq
-    with recorded_scores(embq.image_attention) if embq is not None else nullcontext([]) as scores:
+    with (
+        recorded_scores(embq.image_attention) if embq is not None else nullcontext([]) as scores,
+        number_read(model) if readers and embq is not None else nullcontext({}) as read,
+    ):
         hidden_states = model.model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, mm_encoder_outputs={"image": images}
         ).last_hidden_state  # (B, L, D)
@@ -224,4 +266,7 @@ def stage_losses(
         losses["grounding"] = grounding_loss(shares, batch.grounding.in_windows(shares.shape[-1]))
         if shares.shape[2] > 1:
             losses["overlap"] = overlap_loss(shares.mean(3), asked)
+        if read:
+            is_query = batch.input_ids == model.config.query_token_id
+            losses |= readers(read["update"], read["hidden"], is_query, batch.grounding)
     return losses

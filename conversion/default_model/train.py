@@ -1,4 +1,4 @@
-"""Train the default model as the paper trains: the vision tower first, and behind it alignment, looking, instruction.
+"""Train the default model: the vision tower first; behind it alignment, looking, instruction and counting.
 
     python -m conversion.default_model.train --output DIR
 
@@ -35,15 +35,16 @@ from .optimisation import Budget
 from .pictures import Pictures
 from .pretrain_vision import pretrain_vision
 from .scene import PATCH_SIZE
-from .stages import ALIGNMENT, INSTRUCTION, LOOKING, STAGES, run_stage
+from .stages import ALIGNMENT, COUNTING, INSTRUCTION, LOOKING, STAGES, run_stage
 from .tokenizer import IMAGE, QUERY, train_tokenizer
 
 DEFAULT_CHECKPOINT = Path(transformers_flashsloth.__file__).with_name("default_checkpoint")
 """Where the trained default lies in the package."""
 NUM_PICTURES = 60_000
 """Pictures of the stages; their features take 3.3 GB."""
-MINUTES = {"vision": 36.0, ALIGNMENT.name: 16.0, LOOKING.name: 3.5, INSTRUCTION.name: 52.0}
-"""What each part of the training takes; with the features of all pictures, under two hours."""
+MINUTES = {"vision": 36.0, ALIGNMENT.name: 16.0, LOOKING.name: 3.5, INSTRUCTION.name: 52.0, COUNTING.name: 60.0}
+"""What each part of the training takes; with the features of all pictures, under three hours."""
+LEFT_FROM_A_START = (INSTRUCTION.name, COUNTING.name)
 LONGEST_ANSWER = 96
 """Tokens; a description of seven things takes 80."""
 
@@ -114,11 +115,12 @@ def train(
 ) -> None:
     """Tower, the stages behind it and the export; checkpoints are kept in `output`/training.
 
-    With a `start`, a saved model, there is nothing left but instruction.
+    With a `start`, a saved model, there is nothing left but instruction and counting.
     """
     kept = output / "training"
     if start:
-        tower, minutes = start, dict.fromkeys(minutes, 0.0) | {INSTRUCTION.name: minutes[INSTRUCTION.name]}
+        tower = start
+        minutes = {part: left if part in LEFT_FROM_A_START else 0.0 for part, left in minutes.items()}
     first = tower_of(tower) if tower and not (kept / "vision.pt").exists() else None
     vision = pretrain_vision(kept / "vision.pt", minutes["vision"], seed, device, first)
     if not (kept / "tokenizer").exists():
@@ -144,7 +146,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=NUM_PICTURES, help="pictures of the stages, 55 kB each")
     parser.add_argument("--tower", type=Path, help="checkpoint whose vision tower to begin with, not a random one")
-    parser.add_argument("--start", type=Path, help="checkpoint to go on from: instruction alone is done")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from: instruction and counting are done")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     minutes = {part: getattr(arguments, f"{part}_minutes") for part in MINUTES}

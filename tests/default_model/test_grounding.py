@@ -40,16 +40,17 @@ def two_things() -> Scene:
 
 def test_attention_goes_to_what_is_asked_about():
     turns = [Turn("", "cat", "corner", (0,)), Turn("", "yes", "present", (0, 1)), Turn("", "no", "present")]
-    looked_at, watched, counted = grounding_of([two_things()] * 2, [turns, turns[:1]])
+    looked_at, watched, counted, numbers = grounding_of([two_things()] * 2, [turns, turns[:1]])
     assert looked_at.shape == (2, 3, GRID * GRID)
     assert looked_at.sum(-1).tolist() == [[1, 4, GRID * GRID - 4], [1, 0, 0]]
     assert looked_at[0, 0, 0] and not looked_at[0, 2, 0]
-    assert not watched.any() and not counted.any()
+    assert not watched.any() and not counted.any() and not numbers.any()
 
 
 def test_to_count_each_ninth_offers_a_middle_or_the_ground():
     turns = [Turn("", "2", "count", (0, 1)), Turn("", "1", "count", (1,)), Turn("", "0", "count")]
-    looked_at, watched, counted = grounding_of([two_things()], [turns])
+    looked_at, watched, counted, numbers = grounding_of([two_things()], [turns])
+    assert numbers.tolist() == [[[1, *[0] * 7, 1], [*[0] * 8, 1], [0] * 9]]
     assert looked_at.sum(-1).tolist() == [[4, 3, GRID * GRID - 4]] and not watched.any()
     cat, dog = [0], [GRID * row - 1 for row in range(GRID - 2, GRID + 1)]
     ground = (GRID // 3) ** 2
@@ -99,6 +100,8 @@ def test_answers_are_read_from_what_they_name(kind):
                 assert scene.places()[turn.about[0]] == turn.answer
             if turn.family == "count":
                 assert len(things) == int(turn.answer)
+                numbers = grounding_of([scene], [[turn]]).numbers[0, 0]
+                assert numbers.shape == (9,) and numbers.sum() == int(turn.answer)
             if turn.family == "present" and turn.answer == "yes":
                 assert things
 
@@ -110,7 +113,8 @@ def looking_at(*patches: int) -> torch.Tensor:
 
 def nowhere(*, watched: int = 4, counted: int = 4) -> Grounding:
     """Two runs of which nothing is known."""
-    return Grounding(*[torch.zeros(1, 2, *part, 4, dtype=torch.bool) for part in ((), (watched,), (counted,))])
+    masks = [torch.zeros(1, 2, *part, 4, dtype=torch.bool) for part in ((), (watched,), (counted,))]
+    return Grounding(*masks, numbers=torch.zeros(1, 2, 9, dtype=torch.long))
 
 
 def test_nearly_all_attention_goes_to_what_is_asked_about():

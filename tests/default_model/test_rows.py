@@ -1,5 +1,6 @@
 """Training rows of the default model are what the processor makes of the same conversation."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from conversion.default_model.dense import pixel_values
-from conversion.default_model.questions import Turn
+from conversion.default_model.questions import Turn, questions_about
 from conversion.default_model.rows import IGNORED, RowEncoder, _answer_weights
 from conversion.default_model.scene import Scene
 from conversion.default_model.scenes import KINDS, scene_of
@@ -142,6 +143,21 @@ def test_a_description_comes_last(monkeypatch, encoder):
     for seed in range(20):
         families = [turn.family for turn in encoder.turns(scene_of("corners", Random(seed)), 9, Random(seed))]
         assert families.index("describe") == len(families) - 1
+
+
+def test_numbers_can_be_asked_for_more_often_and_in_capitals(monkeypatch):
+    fake_glyphs(monkeypatch)
+    scenes = scenes_of_all_kinds(Random(0)) * 5
+    for number, scene in enumerate(scenes):
+        families = {turn.family for turn in questions_about(scene, Random(number))}
+        (turn,) = RowEncoder.turns(scene, 1, Random(number), counts_first=1.0)
+        assert (turn.family == "count") == ("count" in families)
+        plain, loud = (RowEncoder.turns(scene, 6, Random(number), capitals=share) for share in (0.0, 1.0))
+        assert [replace(turn, question=turn.question.upper()) for turn in plain] == loud
+        assert all(turn.question.isupper() for turn in loud)
+    some = [RowEncoder.turns(scene, 6, Random(0), counts_first=1.0, capitals=0.5) for scene in scenes]
+    assert 0.3 < sum(turn.question.isupper() for turns in some for turn in turns) / sum(map(len, some)) < 0.7
+    assert any(turns[0].family != "count" for turns in some if any(turn.family == "count" for turn in turns))
 
 
 @pytest.mark.parametrize("text", ["héllo 你好 😀", "\n\n x\t", 'USER "quoted": 1,234.5', "İstanbul ﷺ \U0001f9a5", ""])

@@ -15,10 +15,13 @@ from conversion.default_model.pictures import Pictures
 from conversion.default_model.rows import RowEncoder
 from conversion.default_model.stages import (
     ALIGNMENT,
+    COUNTING,
     INSTRUCTION,
     LOOKING,
     STAGES,
     Draw,
+    Stage,
+    chosen,
     run_stage,
     says_where,
     stage_losses,
@@ -168,7 +171,9 @@ def test_misled_embq_reads_another_picture_and_is_not_told_where_to_look(tmp_pat
     bank = bank_for(whole, tmp_path)
     seen = []
     monkeypatch.setattr(
-        stages, "stage_losses", lambda model, batch, images: seen.append((batch, images)) or {"answers": ZERO.clone()}
+        stages,
+        "stage_losses",
+        lambda model, batch, images, readers: seen.append((batch, images)) or {"answers": ZERO.clone()},
     )
     monkeypatch.setattr(stages.Optimisers, "step", lambda *args: None)
     stage = replace(INSTRUCTION, rows=3, captions=0.0, blindfolded=0.0, misled=1.0)
@@ -249,11 +254,12 @@ def test_in_instruction_what_says_where_embq_looks_learns_slowly(tmp_path, monke
 
 
 def test_the_stages_come_in_the_order_of_what_they_need():
-    assert [stage.name for stage in STAGES] == ["alignment", "looking", "instruction"]
+    assert [stage.name for stage in STAGES] == ["alignment", "looking", "instruction", "counting"]
 
 
-def test_a_stage_goes_on_as_if_never_interrupted(tmp_path):
-    stage = replace(INSTRUCTION, rows=2)
+@pytest.mark.parametrize("stage", (INSTRUCTION, COUNTING), ids=lambda stage: stage.name)
+def test_a_stage_goes_on_as_if_never_interrupted(tmp_path, stage):
+    stage = replace(stage, rows=2)
     bank = bank_for(model(), tmp_path)
     once, twice = model(), model()
     run_stage(stage, once, bank, TOKENIZER, tmp_path / "once.pt", Budget(steps=4), seed=0)
@@ -266,6 +272,10 @@ def test_a_stage_goes_on_as_if_never_interrupted(tmp_path):
     for name, value in once.state_dict().items():
         torch.testing.assert_close(fresh.state_dict()[name], value, msg=name)
     assert not torch.equal(once.model.query_tokens.weight, twice.model.query_tokens.weight)
+    readers = [torch.load(tmp_path / name, weights_only=True).get("readers", {}) for name in ("once.pt", "twice.pt")]
+    assert len(readers[0]) == (6 if stage.name == "counting" else 0)
+    for name, value in readers[0].items():
+        torch.testing.assert_close(readers[1][name], value, msg=name)
 
 
 def test_a_stage_refuses_what_another_tower_left(tmp_path):
@@ -295,3 +305,11 @@ def test_random_is_not_shared_between_stages(tmp_path):
     assert Random("alignment 0 0").random() != Random("instruction 0 0").random()
     first, second = (draw_of(replace(stage, rows=6, captions=1.0), bank)(0)[0] for stage in (ALIGNMENT, INSTRUCTION))
     assert not torch.equal(first.patches, second.patches)
+
+
+def test_what_a_stage_chooses_is_all_that_tells_it_from_another():
+    """A field that a stage says nothing of, such as one that a later commit adds, does not."""
+    assert chosen(Stage("a", rows=2, captions=0.5)) == {"name": "a", "rows": 2, "captions": 0.5}
+    assert chosen(replace(LOOKING, rate=0.5)) == chosen(LOOKING) | {"rate": 0.5}
+    for stage in STAGES:
+        assert Stage(**chosen(stage)) == stage

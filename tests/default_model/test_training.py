@@ -52,7 +52,7 @@ def test_the_command_goes_through_every_part(monkeypatch, tmp_path):
     minutes = dict.fromkeys(train.MINUTES, 1e-4)
     train.train(tmp_path, 0, CPU, minutes, pictures=4)
     checkpoints = {path.name for path in (tmp_path / "training").glob("*.pt")}
-    assert checkpoints == {"vision.pt", "alignment.pt", "looking.pt", "instruction.pt"}
+    assert checkpoints == {"vision.pt", "alignment.pt", "looking.pt", "instruction.pt", "counting.pt"}
     model = train.AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert model.generation_config.max_new_tokens == train.LONGEST_ANSWER
     vision = torch.load(tmp_path / "training" / "vision.pt")["tower"]
@@ -68,7 +68,7 @@ def test_a_training_can_go_on_from_a_saved_model(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "run_stage", lambda stage, *args: trained.append((stage.name, args[4].minutes)))
     minutes = dict.fromkeys(train.MINUTES, 7.0)
     train.train(tmp_path, 0, CPU, minutes, pictures=4, start=train.DEFAULT_CHECKPOINT)
-    assert trained == [("alignment", 0.0), ("looking", 0.0), ("instruction", 7.0)]
+    assert trained == [("alignment", 0.0), ("looking", 0.0), ("instruction", 7.0), ("counting", 7.0)]
     before, after = train.weights_of(train.DEFAULT_CHECKPOINT), train.weights_of(tmp_path)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert train.load_tokenizer(tmp_path).get_vocab() == train.load_tokenizer(train.DEFAULT_CHECKPOINT).get_vocab()
