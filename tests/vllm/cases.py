@@ -28,7 +28,7 @@ BASE = [
     *[{"messages": [user(image(a), image(b), "What is this?")]} for a, b in ((0, 1), (2, 3), (4, 5))],
     *[{"messages": turns(first, "What is in the top left corner?")} for first in (0, 3, 6)],
 ]
-COUNTED = {2: ("cakes", "drums"), 4: ("apples", "bananas"), 5: ("drums", "balloons", "gifts")}
+COUNTED = {0: ("cats", "drums"), 2: ("drums",), 4: ("apples", "cows"), 6: ("stars", "bees"), 8: ("hearts",)}
 """What the shipped model counts otherwise without EmbQ, by picture."""
 ASKED = [
     (n, wording.format(name))
