@@ -121,7 +121,7 @@ class RowEncoder:
         if counts_first and random.random() < counts_first:
             asked.sort(key=lambda turn: turn.family != "count")
         asked = asked[:num_turns]
-        if counts_first:
+        if counts_first:  # or numbers would only ever be asked for first
             random.shuffle(asked)
         if capitals:
             asked = [
