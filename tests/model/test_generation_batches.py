@@ -7,7 +7,7 @@ from tests.default_model.chats import QUESTIONS, answer, ask, default_model, enc
 
 OPTIONS = {"max_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 # How far logits in bfloat16 may be from one another, in units of the largest logit; its rounding alone is 2**-9.
-BFLOAT16_TOLERANCE = 2**-6
+BFLOAT16_TOLERANCE = 2**-5
 
 
 def conversation(number: int) -> list[dict]:
@@ -34,8 +34,10 @@ def test_rows_of_a_batch_equal_single_rows(rows, image_hd):
 
 def test_rows_in_bfloat16():
     """
-    Sums in another order round to other numbers in bfloat16. So logits may differ by the tolerance, and a row may take
-    another token where its two best logits are no further apart than twice that; what follows then is not compared.
+    Sums in another order round to other numbers in bfloat16: a row of the shipped model, alone or in a batch, is up to
+    1/50 of its largest logit away from float32, in which rows are equal (above). So logits may differ by the tolerance,
+    and a row may take another token where its two best logits are no further apart than twice that; what follows then
+    is not compared.
     """
     model, chats = default_model(torch.bfloat16), [conversation(number) for number in range(16)]
     inputs = encode(*chats)
