@@ -105,7 +105,7 @@ COUNTING = replace(
     counts_first=0.5,
     capitals=0.1,
 )
-"""More instruction, of which numbers are the larger part; what is found of them shall be plain to read."""
+"""More instruction, in which numbers are asked for more often and count more; what is found of them shall be plain."""
 STAGES = (ALIGNMENT, LOOKING, INSTRUCTION, COUNTING)
 
 
